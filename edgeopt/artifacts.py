@@ -1,0 +1,103 @@
+"""What the stages hand on: frozen records that own files on disk.
+
+    TorchModel -prune-> -distill-> -export-> FloatModel -calibrate-> Ranges -quantize-> QdqModel -lower-> LoweredModel
+
+A stage never changes the artifact it was given. Paths are absolute while a build runs and never reach a bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """The name, dtype and shape of a graph input or output; a ``str`` dimension is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """A network as PyTorch builds it: the recipe's factory, then ``pruning``, then ``weights``.
+
+    The structure is never pickled: ``pruning`` (JSON) lists the channels that were removed from what the factory
+    returns, and ``weights`` (safetensors) holds the state dict of the result. ``None`` means what the factory gives.
+    """
+
+    pruning: Path | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """The float ONNX graph, the reference for every later comparison."""
+
+    path: Path
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """The smallest and largest value that a tensor took on the calibration samples."""
+
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Calibration statistics by tensor name; ``path`` is the same as JSON."""
+
+    path: Path
+    tensors: Mapping[str, TensorRange]
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class QdqModel:
+    """An ONNX graph with QuantizeLinear/DequantizeLinear pairs; ``scheme`` says under which rules."""
+
+    path: Path
+    scheme: str
+
+
+@dataclass(frozen=True)
+class LoweredModel:
+    """A file that a target's runtime loads, and the files that travel beside it in the bundle."""
+
+    path: Path
+    extra_files: tuple[Path, ...] = ()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON that is the same text for the same value: sorted keys, no NaN, two-space indent, final newline."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """Return one SHA-256 over several strings, each with its length so that they cannot run together."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(f"{len(encoded)}:".encode() + encoded)
+    return digest.hexdigest()

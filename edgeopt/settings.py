@@ -1,0 +1,218 @@
+"""What a recipe can say, as frozen records; every field with a default is optional in the TOML file.
+
+The names here are the names in the file: ``[prune] pruning_ratio = 0.5`` is ``PruneSettings.pruning_ratio``.
+A section that is ``None`` switches its stage off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from edgeopt.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """One input of the network, with the batch first: ``shape = [1, 3, 224, 224]``."""
+
+    shape: tuple[int, ...]
+    dtype: Literal["float32"] = "float32"
+    layout: Literal["NCHW", "NHWC", "any"] = "NCHW"
+    dynamic_batch: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no runtime can feed."""
+        if not self.shape or any(size < 1 for size in self.shape):
+            raise RecipeError(f"an input shape must be positive sizes, batch first, got {list(self.shape)}")
+        if self.layout != "any" and len(self.shape) != 4:
+            raise RecipeError(
+                f"layout {self.layout!r} needs four dimensions, got shape {list(self.shape)}",
+                hint="write layout = 'any' for an input that is not an image",
+            )
+        if self.shape[0] != 1:
+            raise RecipeError(
+                f"the batch size of an input shape must be 1, got {list(self.shape)}",
+                hint="write dynamic_batch = true for a network that takes any batch size",
+            )
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Where the network comes from: ``factory`` (with ``weights``), or ``path`` to a ``.pt2`` or ``.onnx`` file.
+
+    ``factory`` is ``"package.module:function"`` or ``"file.py:function"``. ``weights`` is a path or
+    ``"package:path/in/package"``; safetensors, or a state dict that ``torch.load(weights_only=True)`` accepts.
+    """
+
+    inputs: Mapping[str, InputSettings] = field(default_factory=dict)
+    factory: str | None = None
+    weights: str | None = None
+    path: Path | None = None
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a model with two sources or none."""
+        if (self.factory is None) == (self.path is None):
+            raise RecipeError(
+                "the model needs either 'factory' or 'path', got " + ("neither" if self.factory is None else "both")
+            )
+        if self.path is not None and self.weights is not None:
+            raise RecipeError("'weights' go with 'factory'; a model file brings its own")
+        if not self.inputs:
+            raise RecipeError("the model has no inputs", hint="add [model.inputs.NAME] with shape = [1, ...]")
+        if len({settings.dynamic_batch for settings in self.inputs.values()}) > 1:
+            raise RecipeError("dynamic_batch must be the same for every input")
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """Which samples ranges come from, and which held-out samples judge the result; the two are always disjoint.
+
+    ``dataset`` is the name of a folder in ``calibration/`` or a path to such a folder; ``options`` go to its
+    ``preprocess.py`` as they are.
+    """
+
+    dataset: str
+    num_samples: int = 128
+    num_held_out: int = 64
+    method: Literal["minmax"] = "minmax"
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse empty sets: a range of nothing and a verdict on nothing."""
+        if self.num_samples < 1 or self.num_held_out < 1:
+            raise RecipeError("num_samples and num_held_out must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train: ``schedule`` sets the learning rate of each epoch from ``learning_rate`` down."""
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "step", "exponential"] = "cosine"
+    step_epochs: int = 10
+    gamma: float = 0.1
+    seed: int = 0
+    threads: int = 2
+    patience: int | None = None
+    max_shift: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        for name in ("epochs", "batch_size", "learning_rate", "threads", "step_epochs", "gamma"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"'{name}' must be above 0, got {getattr(self, name)}")
+        if self.weight_decay < 0 or not 0 <= self.momentum < 1 or self.max_shift < 0:
+            raise RecipeError("weight_decay and max_shift must be at least 0, and momentum in [0, 1)")
+        if self.patience is not None and self.patience < 1:
+            raise RecipeError(f"'patience' must be at least 1 epoch, got {self.patience}")
+
+
+@dataclass(frozen=True)
+class DistillSettings(TrainSettings):
+    """How a pruned student learns from its teacher: ``alpha`` weighs the soft loss, ``1 - alpha`` the hard one."""
+
+    temperature: float = 4.0
+    alpha: float = 0.7
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        super().__post_init__()
+        if self.temperature <= 0 or not 0 <= self.alpha <= 1:
+            raise RecipeError("temperature must be above 0 and alpha in [0, 1]")
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Structured pruning: which share of the channels goes, and how they are ranked.
+
+    ``pruning_ratios`` overrides ``pruning_ratio`` for layers by name. ``round_to`` left out takes the target's fact.
+    """
+
+    pruning_ratio: float = 0.5
+    pruning_ratios: Mapping[str, float] = field(default_factory=dict)
+    importance: Literal["l1", "l2"] = "l2"
+    scope: Literal["local", "global"] = "local"
+    round_to: int | None = None
+    ignored_layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse ratios that leave nothing or take nothing."""
+        for ratio in (self.pruning_ratio, *self.pruning_ratios.values()):
+            if not 0 <= ratio < 1:
+                raise RecipeError(f"a pruning ratio must be in [0, 1), got {ratio}")
+        if self.round_to is not None and self.round_to < 1:
+            raise RecipeError(f"'round_to' must be at least 1, got {self.round_to}")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How PyTorch becomes ONNX; ``max_relative_error`` is against the largest magnitude of each output."""
+
+    opset: int = 18
+    max_relative_error: float = 1e-4
+    num_samples: int = 4
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """Which parts become integer; the scheme itself (symmetric or not) is a fact of the target."""
+
+    float_nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ParityLimits:
+    """Where the verdict turns to no; each figure is judged on the worst held-out sample, agreement on all of them."""
+
+    max_steps: int = 2
+    min_sqnr_db: float = 10.0
+    min_cosine: float = 0.95
+    min_top1_agreement: float = 0.9
+    min_integer_coverage: float = 0.95
+
+
+@dataclass(frozen=True)
+class TargetOverrides:
+    """What one target does differently: ``[targets.NAME]`` replaces whole values of ``[parity]`` and ``[quantize]``."""
+
+    parity: Mapping[str, object] = field(default_factory=dict)
+    quantize: Mapping[str, object] = field(default_factory=dict)
+    input_layout: Literal["NCHW", "NHWC"] | None = None
+    max_batch: int = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe with every default filled in; ``folder`` is what its relative paths start from."""
+
+    name: str
+    model: ModelSettings
+    calibration: CalibrationSettings
+    train: TrainSettings | None = None
+    prune: PruneSettings | None = None
+    distill: DistillSettings | None = None
+    export: ExportSettings = ExportSettings()
+    quantize: QuantizeSettings = QuantizeSettings()
+    parity: ParityLimits = ParityLimits()
+    targets: Mapping[str, TargetOverrides] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse stages that the model's source cannot serve."""
+        asked = [stage for stage in ("train", "prune", "distill") if getattr(self, stage) is not None]
+        if asked and self.model.factory is None:
+            suffix = self.model.path.suffix if self.model.path else ""
+            raise RecipeError(
+                f"[{asked[0]}] needs a model with layers, got a {suffix} file, whose graph is fixed",
+                hint=f"name a 'factory' that builds the network, or remove [{asked[0]}]",
+            )
+        if self.distill is not None and self.prune is None:
+            raise RecipeError("[distill] needs a student, and only [prune] makes one", hint="add [prune]")
