@@ -25,57 +25,33 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeopt.artifacts import sha256_file
+from edgeopt.artifacts import digest_of
 from edgeopt.errors import ModelError, did_you_mean
+from edgeopt.provenance import locate, split_factory
 from edgeopt.settings import ModelSettings
 
 # What sympy may be asked to parse: names, numbers and arithmetic, so that no attribute or call of Python fits through.
 _SHAPE_EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/(), ]*")
 
 
-def locate(reference: str | Path, folder: Path) -> Path:
-    """Return the file that ``"path"`` (relative to ``folder``) or ``"package:path/in/package"`` names.
-
-    Raises:
-        ModelError: if it is not there.
-    """
-    text = str(reference)
-    package, colon, inside = text.partition(":")
-    if colon and package.isidentifier():
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise ModelError(
-                f"the file {text!r} is in package {package!r}, which is not installed",
-                hint="pip install 'edgeopt[demo]' brings the packages of the built-in recipes",
-            )
-        path = Path(spec.submodule_search_locations[0], inside)
-    else:
-        path = (folder / text).resolve()
-    if not path.is_file():
-        raise ModelError(f"there is no file {text!r} (looked for {path})", hint="paths start at the recipe's folder")
-    return path
-
-
-def load_factory(reference: str, folder: Path) -> tuple[Callable[[], nn.Module], tuple[Path, ...]]:
-    """Import ``"package.module:function"`` or ``"file.py:function"`` and return it with the source files it came from.
+def load_factory(reference: str, folder: Path) -> Callable[[], nn.Module]:
+    """Import ``"package.module:function"`` or ``"file.py:function"``.
 
     Raises:
         ModelError: if the module, the file or the function is not there.
     """
-    module_name, colon, function_name = reference.rpartition(":")
-    if not colon:
-        raise ModelError(f"a factory is 'package.module:function' or 'file.py:function', got {reference!r}")
+    module_name, function_name = split_factory(reference)
     if module_name.endswith(".py"):
-        module, root = _import_file(locate(module_name, folder))
+        module = _import_file(locate(module_name, folder))
     else:
-        module, root = _import_module(module_name, reference)
+        module = _import_module(module_name, reference)
     factory = getattr(module, function_name, None)
     if not callable(factory):
         functions = [name for name, value in vars(module).items() if callable(value)]
         raise ModelError(
             f"{module_name} has no function {function_name!r}", hint=did_you_mean(function_name, functions)
         )
-    return cast(Callable[[], nn.Module], factory), _loaded_files(module, root)
+    return cast(Callable[[], nn.Module], factory)
 
 
 def call_factory(settings: ModelSettings, folder: Path) -> nn.Module:
@@ -84,8 +60,7 @@ def call_factory(settings: ModelSettings, folder: Path) -> nn.Module:
     Raises:
         ModelError: if the factory is not there or returns something else.
     """
-    factory, _ = load_factory(str(settings.factory), folder)
-    model = factory()
+    model = load_factory(str(settings.factory), folder)()
     if not isinstance(model, nn.Module):
         raise ModelError(f"the factory {settings.factory!r} must return a torch.nn.Module, got {type(model).__name__}")
     return model
@@ -135,27 +110,9 @@ def example_inputs(settings: ModelSettings, batch_size: int = 1) -> tuple[torch.
     return tuple(torch.zeros(batch_size, *given.shape[1:]) for given in settings.inputs.values())
 
 
-def source_files(settings: ModelSettings, folder: Path) -> tuple[Path, ...]:
-    """Return every file that the network is made from: its code, its weights or its model file."""
-    files: list[Path] = []
-    if settings.factory is not None:
-        files += load_factory(settings.factory, folder)[1]
-    if settings.weights is not None:
-        files.append(locate(settings.weights, folder))
-    if settings.path is not None:
-        files.append(locate(settings.path, folder))
-        files += sorted(settings.path.parent.glob(settings.path.name + ".data"))
-    return tuple(files)
-
-
-def fingerprint(files: tuple[Path, ...]) -> tuple[str, ...]:
-    """Return the SHA-256 of each file, in order of name, for a cache key that does not depend on folders."""
-    return tuple(f"{path.name}:{sha256_file(path)}" for path in sorted(files, key=lambda path: path.name))
-
-
-def _import_file(path: Path) -> tuple[ModuleType, Path]:
+def _import_file(path: Path) -> ModuleType:
     # The full path keeps two recipes with a net.py each apart; the name is never seen by the user.
-    name = f"_edgeopt_factory_{abs(hash(str(path)))}"
+    name = f"_edgeopt_factory_{digest_of([str(path)])[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path.name} cannot be imported as Python")
@@ -163,23 +120,17 @@ def _import_file(path: Path) -> tuple[ModuleType, Path]:
     sys.modules[name] = module
     with _importable(path.parent):
         spec.loader.exec_module(module)
-    return module, path.parent
+    return module
 
 
-def _import_module(name: str, reference: str) -> tuple[ModuleType, Path]:
-    top_level = name.partition(".")[0]
+def _import_module(name: str, reference: str) -> ModuleType:
     try:
-        module = importlib.import_module(name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
         raise ModelError(
             f"the factory {reference!r} needs the module {error.name!r}, which is not installed",
             hint="for a file beside the recipe write 'file.py:function'",
         ) from error
-    # edgeopt's own modules are covered by its version; a recipe's are the file itself.
-    inside = Path(str(module.__file__)) if top_level == "edgeopt" else Path(str(module.__file__)).parent
-    return module, inside
 
 
 @contextmanager
@@ -189,19 +140,6 @@ def _importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-
-
-def _loaded_files(module: ModuleType, root: Path) -> tuple[Path, ...]:
-    """Return the module's own file and those of every loaded module below ``root``, installed packages left out."""
-    files = {Path(str(module.__file__)).resolve()}
-    for other in list(sys.modules.values()):
-        name = getattr(other, "__file__", None)
-        if not isinstance(name, str) or not name.endswith(".py"):
-            continue
-        path = Path(name).resolve()
-        if path.is_relative_to(root.resolve()) and "site-packages" not in path.relative_to(root.resolve()).parts:
-            files.add(path)
-    return tuple(sorted(files))
 
 
 def _read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:

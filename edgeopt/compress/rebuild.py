@@ -8,8 +8,9 @@ from torch import nn
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.prune import apply_pruning
+from edgeopt.provenance import locate
 from edgeopt.settings import ModelSettings
-from edgeopt.source import call_factory, check_finite, example_inputs, load_weights, locate
+from edgeopt.source import call_factory, check_finite, example_inputs, load_weights
 
 
 def rebuild(settings: ModelSettings, folder: Path, artifact: TorchModel) -> nn.Module:

@@ -1,0 +1,133 @@
+"""Which files a build reads, found without running any of them.
+
+The cache asks this on every build, so it must be quick: Python files are followed by their import statements (``ast``),
+never imported. An import that is made at run time (``importlib.import_module``) is not seen.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from edgeopt.artifacts import sha256_file
+from edgeopt.errors import ModelError
+from edgeopt.settings import ModelSettings
+
+
+def locate(reference: str | Path, folder: Path) -> Path:
+    """Return the file that ``"path"`` (relative to ``folder``) or ``"package:path/in/package"`` names.
+
+    Raises:
+        ModelError: if it is not there.
+    """
+    text = str(reference)
+    package, colon, inside = text.partition(":")
+    if colon and package.isidentifier():
+        path = _package_folder(package, text) / inside
+    else:
+        path = (folder / text).resolve()
+    if not path.is_file():
+        raise ModelError(f"there is no file {text!r} (looked for {path})", hint="paths start at the recipe's folder")
+    return path
+
+
+def split_factory(reference: str) -> tuple[str, str]:
+    """Return the module or file and the function that ``"package.module:function"`` names.
+
+    Raises:
+        ModelError: if it is of another form.
+    """
+    module, colon, function = reference.rpartition(":")
+    if not colon or not module or not function:
+        raise ModelError(f"a factory is 'package.module:function' or 'file.py:function', got {reference!r}")
+    return module, function
+
+
+def model_files(settings: ModelSettings, folder: Path) -> tuple[Path, ...]:
+    """Return every file that the network is made from: its code, its weights, its model file with external data.
+
+    Raises:
+        ModelError: if one is not there.
+    """
+    files: list[Path] = []
+    if settings.factory is not None:
+        files += _factory_files(settings.factory, folder)
+    if settings.weights is not None:
+        files.append(locate(settings.weights, folder))
+    if settings.path is not None:
+        files.append(locate(settings.path, folder))
+        files += sorted(settings.path.parent.glob(settings.path.name + "*data"))
+    return tuple(files)
+
+
+def python_files(start: Path, root: Path) -> tuple[Path, ...]:
+    """Return ``start`` and every Python file below ``root`` that it imports, directly or through others."""
+    found: set[Path] = set()
+    waiting = [start.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        waiting += [other for other in _imports(path, root.resolve()) if other not in found]
+    return tuple(sorted(found))
+
+
+def folder_files(folder: Path) -> tuple[Path, ...]:
+    """Return every file below ``folder``, Python's byte code left out, in order of name."""
+    return tuple(sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts))
+
+
+def fingerprint(files: Iterable[Path]) -> tuple[str, ...]:
+    """Return name and SHA-256 of each file, sorted, so that a cache key does not depend on where they lie."""
+    return tuple(sorted(f"{path.name}:{sha256_file(path)}" for path in files))
+
+
+def _factory_files(reference: str, folder: Path) -> tuple[Path, ...]:
+    module, _ = split_factory(reference)
+    if module.endswith(".py"):
+        path = locate(module, folder)
+        return python_files(path, path.parent)
+    top_level, *rest = module.split(".")
+    package = _package_folder(top_level, reference)
+    for candidate in (package.joinpath(*rest).with_suffix(".py"), package.joinpath(*rest, "__init__.py")):
+        if candidate.is_file():
+            return python_files(candidate, package.parent)
+    return ()  # a compiled or generated module: its import will tell, its version is all that can be known
+
+
+def _package_folder(package: str, reference: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise ModelError(
+            f"{reference!r} needs the package {package!r}, which is not installed",
+            hint="the built-in recipes need pip install 'edgeopt[demo]'; a file beside the recipe is 'file.py:function'",
+        )
+    if spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0])
+    return Path(str(spec.origin)).with_suffix("")
+
+
+def _imports(path: Path, root: Path) -> Iterator[Path]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return  # importing it will say so, with the line
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _module_files(root, alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            base = path.parents[node.level - 1] if node.level else root
+            module = node.module.split(".") if node.module else []
+            yield from _module_files(base, module)
+            for alias in node.names:
+                yield from _module_files(base, [*module, alias.name])
+
+
+def _module_files(base: Path, parts: list[str]) -> Iterator[Path]:
+    for candidate in (base.joinpath(*parts).with_suffix(".py"), base.joinpath(*parts, "__init__.py")):
+        if parts and candidate.is_file():
+            yield candidate
