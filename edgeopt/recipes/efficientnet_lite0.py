@@ -27,7 +27,7 @@ _STEM_CHANNELS, _HEAD_CHANNELS, _NUM_CLASSES = 32, 1280, 1000
 
 
 def build() -> nn.Module:
-    """Return the network for 224x224 images, untrained; it takes ``(N, 3, 224, 224)`` and gives logits ``(N, 1000)``."""
+    """Return the network, untrained; it takes ``(N, 3, 224, 224)`` and gives logits ``(N, 1000)``."""
     return EfficientNetLite0()
 
 
@@ -90,7 +90,7 @@ class InvertedResidual(nn.Module):
 
 
 def _same_padding(kernel: int, stride: int) -> nn.Module:
-    """Return TensorFlow's SAME padding of a stride-2 convolution on an even side; with stride 1 the layer pads itself."""
+    """Return TensorFlow's SAME padding for stride 2 on an even side; with stride 1 the convolution pads itself."""
     if stride == 1:
         return nn.Identity()
     before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2

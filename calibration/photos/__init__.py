@@ -1,0 +1,1 @@
+"""Natural photos that scikit-image and scikit-learn carry inside their wheels."""
