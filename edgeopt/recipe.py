@@ -76,17 +76,18 @@ class LoadedRecipe:
 def load_recipe(name_or_path: str | Path, overrides: Mapping[str, object] | None = None) -> LoadedRecipe:
     """Read a recipe strictly, by a built-in name or a path, and replace single values by dotted key.
 
+    A recipe that does not say its ``name`` has the name of its file.
+
     Raises:
         RecipeError: an unknown recipe, key or section; a value of the wrong type or one that makes no sense.
     """
     path = find_recipe(name_or_path)
-    table = read_toml(path, source=_called(name_or_path, path))
+    table = {"name": path.stem, **read_toml(path, source=_called(name_or_path, path))}
     overridden = [_override(table, key, value) for key, value in (overrides or {}).items()]
     folder = path.absolute().parent
     decoder = Decoder(_called(name_or_path, path), folder, overridden=overridden)
     recipe = decoder.settings(Recipe, table)
-    if not _NAME.fullmatch(recipe.name):
-        decoder.refuse(("name",), f"expected letters, digits, '.', '_' and '-' only, got {describe(recipe.name)}")
+    _check_name(recipe, decoder)
     for target in recipe.targets:
         _settings_for(recipe, target, decoder)
     return LoadedRecipe(recipe, folder, path.absolute())
@@ -164,6 +165,13 @@ def _settings_for(
         decoder.settings(ParityLimits, parity, ("targets", target, "parity")),
         own,
     )
+
+
+def _check_name(recipe: Recipe, decoder: Decoder) -> None:
+    """Refuse a name that cannot be the name of a folder: bundles are written to ``OUT/name/target``."""
+    if not _NAME.fullmatch(recipe.name):
+        text = f"expected letters, digits, '.', '_' and '-' only, got {describe(recipe.name)}"
+        decoder.refuse(("name",), text, hint="without name = '...' a recipe has the name of its file")
 
 
 def _called(name_or_path: str | Path, path: Path) -> str:

@@ -164,8 +164,7 @@ class Decoder:
         # The type is compared too: True == 1, and Literal[1] does not mean true.
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             listed = ", ".join(repr(choice) for choice in choices)
-            hint = did_you_mean(value, list(choices)) if isinstance(value, str) else None
-            self.refuse(at, f"expected one of {listed}, got {describe(value)}", hint=hint)
+            self.refuse(at, f"expected one of {listed}, got {describe(value)}")
         return value
 
     def _scalar(self, expected: type, value: object, at: Keys) -> Any:

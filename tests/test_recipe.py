@@ -1,0 +1,370 @@
+"""Recipes: what is read, and every way in which one is refused, by real TOML files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgeopt.errors import EdgeoptError, RecipeError, TargetError, UsageError
+from edgeopt.recipe import (
+    builtin_recipes,
+    default_recipe,
+    find_recipe,
+    load_recipe,
+    parse_override,
+    settings_for,
+)
+from edgeopt.settings import InputSettings, ParityLimits, QuantizeSettings, TargetOverrides
+from edgeopt.typed_toml import Decoder, read_toml
+
+MINIMAL = """
+[model]
+factory = "net.py:make"
+
+[model.inputs.image]
+shape = [1, 3, 32, 32]
+
+[calibration]
+dataset = "digits"
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(extra: str = "", *, name: str = "my.toml", head: str = "", base: str = MINIMAL) -> str:
+    Path(name).write_text(head + base + extra, encoding="utf-8")
+    return name
+
+
+def refusal(path: str, **overrides: object) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, {key.replace("__", "."): value for key, value in overrides.items()})
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_load_recipe_fills_defaults_when_sections_are_absent() -> None:
+    loaded = load_recipe(written())
+    assert loaded.recipe.name == "my"
+    assert loaded.recipe.model.inputs == {"image": InputSettings(shape=(1, 3, 32, 32))}
+    assert loaded.recipe.prune is None
+    assert loaded.recipe.parity == ParityLimits()
+
+
+def test_load_recipe_reads_every_kind_of_value_when_written() -> None:
+    extra = """
+    [calibration.options]
+    mean = [0.5, 1]
+    deep = { on = true, word = "a" }
+    [prune]
+    pruning_ratio = 0
+    ignored_layers = ["head", "stem"]
+    [prune.pruning_ratios]
+    "features.0" = 0.25
+    [distill]
+    temperature = 2
+    patience = 3
+    [targets.x86]
+    input_layout = "NHWC"
+    """
+    recipe = load_recipe(written(extra, head='name = "net-1.0"\n')).recipe
+    assert recipe.name == "net-1.0"
+    assert recipe.calibration.options == {"mean": [0.5, 1], "deep": {"on": True, "word": "a"}}
+    assert recipe.prune is not None
+    assert recipe.prune.ignored_layers == ("head", "stem")
+    assert recipe.prune.pruning_ratios == {"features.0": 0.25}
+    assert isinstance(recipe.prune.pruning_ratio, float)
+    assert recipe.distill is not None
+    assert (recipe.distill.temperature, recipe.distill.patience) == (2.0, 3)
+    assert recipe.targets["x86"].input_layout == "NHWC"
+
+
+def test_load_recipe_starts_paths_from_its_folder_when_called_from_elsewhere(tmp_path: Path) -> None:
+    Path("recipes").mkdir()
+    base = MINIMAL.replace('factory = "net.py:make"', 'path = "../nets/a.onnx"')
+    loaded = load_recipe(written(name="recipes/my.toml", base=base))
+    assert loaded.folder == tmp_path / "recipes"
+    assert loaded.source == tmp_path / "recipes" / "my.toml"
+    assert loaded.recipe.model.path == tmp_path / "recipes" / ".." / "nets" / "a.onnx"
+    assert loaded.resolved()["model"]["path"] == "../nets/a.onnx"
+
+
+def test_load_recipe_accepts_a_byte_order_mark_when_an_editor_wrote_one() -> None:
+    Path("my.toml").write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
+    assert load_recipe("my.toml").recipe.model.factory == "net.py:make"
+
+
+@pytest.mark.parametrize("builtin", builtin_recipes(), ids=lambda builtin: builtin.name)
+def test_load_recipe_reads_a_builtin_recipe_when_named(builtin) -> None:
+    loaded = load_recipe(builtin.name)
+    assert loaded.source == builtin.path
+    assert builtin.title
+    json.dumps(loaded.resolved(), allow_nan=False)
+
+
+def test_builtin_recipes_hold_the_default_when_installed() -> None:
+    assert default_recipe() in [recipe.name for recipe in builtin_recipes()]
+
+
+def test_default_recipe_is_the_local_file_when_there_is_one() -> None:
+    written(name="edgeopt.toml")
+    assert default_recipe() == Path("edgeopt.toml")
+
+
+# ---------------------------------------------------------------- written out
+
+
+def test_resolved_names_every_default_when_nothing_is_set() -> None:
+    resolved = load_recipe(written()).resolved()
+    assert resolved["export"] == {"opset": 18, "max_relative_error": 1e-4, "num_samples": 4}
+    assert resolved["prune"] is None
+    assert resolved["model"]["inputs"]["image"]["shape"] == [1, 3, 32, 32]
+    assert json.loads(json.dumps(resolved)) == resolved
+
+
+def test_resolved_holds_no_absolute_path_when_the_recipe_does(tmp_path: Path) -> None:
+    base = (
+        MINIMAL.replace("net.py:make", f"{tmp_path}/net.py:make")
+        .replace('"digits"', f'"{tmp_path}/sets/digits"')
+        .replace("[model.inputs", 'weights = "/opt/w.pth"\n[model.inputs')
+    )
+    extra = '[calibration.options]\nroot = "/data/photos"\n[quantize]\nfloat_nodes = ["/head/Conv"]\n'
+    loaded = load_recipe(written(extra, base=base))
+    resolved = loaded.resolved()
+    assert loaded.recipe.model.weights == "/opt/w.pth"
+    assert resolved["model"]["factory"] == "net.py:make"
+    assert resolved["model"]["weights"] == "w.pth"
+    assert resolved["calibration"]["dataset"] == "sets/digits"
+    assert resolved["calibration"]["options"] == {"root": "photos"}
+    assert resolved["quantize"]["float_nodes"] == ["/head/Conv"]  # a node's name, not a path
+
+
+# ---------------------------------------------------------------- overrides
+
+
+def test_load_recipe_replaces_a_value_when_overridden() -> None:
+    loaded = load_recipe(written("[prune]\npruning_ratio = 0.5\n"), {"prune.pruning_ratio": 0.3})
+    assert loaded.recipe.prune is not None
+    assert loaded.recipe.prune.pruning_ratio == 0.3
+
+
+def test_load_recipe_creates_a_section_when_an_override_needs_it() -> None:
+    loaded = load_recipe(written(), {'prune.pruning_ratios."features.0"': 0.3, "targets.arm64.parity.max_steps": 7})
+    assert loaded.recipe.prune is not None
+    assert loaded.recipe.prune.pruning_ratios == {"features.0": 0.3}
+    assert settings_for(loaded.recipe, "arm64")[1].max_steps == 7
+
+
+def test_load_recipe_switches_a_stage_off_when_overridden_with_none() -> None:
+    assert load_recipe(written("[prune]\n"), {"prune": None}).recipe.prune is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("prune.pruning_ratio=0.3", ("prune.pruning_ratio", 0.3)),
+        ("prune.importance=l1", ("prune.importance", "l1")),
+        ('prune.importance="l1"', ("prune.importance", "l1")),
+        ("model.outputs=['a', 'b']", ("model.outputs", ["a", "b"])),
+        ("model.factory=net.py:make=x", ("model.factory", "net.py:make=x")),
+        ("a = true", ("a", True)),
+        ("a=1\nb=2", ("a", "1\nb=2")),
+        ("a=", ("a", "")),
+    ],
+)
+def test_parse_override_reads_toml_or_a_bare_string_when_given(text: str, expected: tuple[str, object]) -> None:
+    assert parse_override(text) == expected
+
+
+@pytest.mark.parametrize("text", ["prune.pruning_ratio", "=3", " = 3"])
+def test_parse_override_refuses_when_key_or_equals_is_missing(text: str) -> None:
+    with pytest.raises(UsageError, match="expected key=value"):
+        parse_override(text)
+
+
+@pytest.mark.parametrize("key", ["", "prune..x", ".", "a=1\nb", "a b", "# a"])
+def test_load_recipe_refuses_an_override_when_its_key_is_no_key(key: str) -> None:
+    with pytest.raises(RecipeError, match="override"):
+        load_recipe(written(), {key: 1})
+
+
+def test_load_recipe_refuses_an_override_when_it_goes_through_a_value() -> None:
+    assert refusal(written(), model__factory__x=1) == (
+        "override 'model.factory.x': 'model.factory' is a value, not a section"
+    )
+
+
+def test_load_recipe_says_override_when_the_fault_is_not_in_the_file() -> None:
+    assert refusal(written(), prune__prunning_ratio=0.5) == (
+        "my.toml: [prune] unknown key 'prunning_ratio' (an override, not in the file)\n"
+        "  hint: did you mean 'pruning_ratio'?"
+    )
+    assert refusal(written(), prune__pruning_ratio="half") == (
+        'my.toml: [prune] pruning_ratio: expected a number, got the string "half" (an override, not in the file)'
+    )
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            "[prune]\nprunning_ratio = 0.5",
+            "my.toml: [prune] unknown key 'prunning_ratio'\n  hint: did you mean 'pruning_ratio'?",
+        ),
+        ("[prun]", "my.toml: unknown key 'prun'\n  hint: did you mean 'prune'?"),
+        ('[prune]\npruning_ratio = "half"', 'my.toml: [prune] pruning_ratio: expected a number, got the string "half"'),
+        ("[prune]\nround_to = true", "my.toml: [prune] round_to: expected an integer, got the boolean true"),
+        ("[prune]\npruning_ratio = true", "my.toml: [prune] pruning_ratio: expected a number, got the boolean true"),
+        ("[prune]\nround_to = 8.0", "my.toml: [prune] round_to: expected an integer, got the number 8.0"),
+        ("[parity]\nmin_cosine = nan", "my.toml: [parity] min_cosine: expected a finite number, got nan"),
+        ("[parity]\nmin_sqnr_db = -inf", "my.toml: [parity] min_sqnr_db: expected a finite number, got -inf"),
+        (
+            '[prune]\nimportance = "l3"',
+            "my.toml: [prune] importance: expected one of 'l1', 'l2', got the string \"l3\"",
+        ),
+        ("[prune]\nimportance = 1", "my.toml: [prune] importance: expected one of 'l1', 'l2', got the integer 1"),
+        ('[prune]\nignored_layers = "a"', 'my.toml: [prune] ignored_layers: expected an array, got the string "a"'),
+        (
+            '[prune]\nignored_layers = ["a", 2]',
+            "my.toml: [prune] ignored_layers[1]: expected a string, got the integer 2",
+        ),
+        (
+            '[prune.pruning_ratios]\n"features.0" = "x"',
+            'my.toml: [prune.pruning_ratios] "features.0": expected a number, got the string "x"',
+        ),
+        ("[[prune]]", "my.toml: prune: expected a section, got an array"),
+        ("[prune]\npruning_ratio = 1.0", "my.toml: [prune] a pruning ratio must be in [0, 1), got 1.0"),
+        (
+            "[model.inputs.extra]\nshape = [2, 3]\nlayout = 'any'",
+            "my.toml: [model.inputs.extra] the batch size of an input shape must be 1, got [2, 3]\n"
+            "  hint: write dynamic_batch = true for a network that takes any batch size",
+        ),
+        ("[model.inputs.extra]\nshap = [1]", "my.toml: [model.inputs.extra] unknown key 'shap'"),
+        ("[model.inputs.extra]", "my.toml: [model.inputs.extra] missing key 'shape'"),
+        (
+            "[calibration.options]\nday = 2024-01-01",
+            "my.toml: [calibration.options] day: expected a string, number, boolean, array or section, "
+            "got date 2024-01-01",
+        ),
+        ("[calibration.options]\na = [nan]", "my.toml: [calibration.options] a[0]: expected a finite number, got nan"),
+        ("[distill]", "my.toml: [distill] needs a student, and only [prune] makes one\n  hint: add [prune]"),
+        (
+            "[targets.arm64.parity]\nmax_step = 3",
+            "my.toml: [targets.arm64.parity] unknown key 'max_step'\n  hint: did you mean 'max_steps'?",
+        ),
+        (
+            "[targets.arm64.parity]\nmax_steps = 2.5",
+            "my.toml: [targets.arm64.parity] max_steps: expected an integer, got the number 2.5",
+        ),
+        (
+            "[targets.arm64.quantize]\nfloat_nodes = 3",
+            "my.toml: [targets.arm64.quantize] float_nodes: expected an array, got the integer 3",
+        ),
+        (
+            "[targets.arm64]\npartiy = {}",
+            "my.toml: [targets.arm64] unknown key 'partiy'\n  hint: did you mean 'parity'?",
+        ),
+    ],
+)
+def test_load_recipe_says_where_and_what_when_it_refuses(extra: str, message: str) -> None:
+    assert refusal(written(extra)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("", "my.toml: missing section [model]"),
+        (MINIMAL.partition("[calibration]")[0], "my.toml: missing section [calibration]"),
+        (MINIMAL.replace("dataset", "num_samples = 3 #"), "my.toml: [calibration] missing key 'dataset'"),
+        (
+            MINIMAL.replace("factory", "weights"),
+            "my.toml: [model] the model needs either 'factory' or 'path', got neither",
+        ),
+        (
+            MINIMAL.replace('factory = "net.py:make"', 'path = "a.onnx"') + "[train]\n",
+            "my.toml: [train] needs a model with layers, got a .onnx file, whose graph is fixed\n"
+            "  hint: name a 'factory' that builds the network, or remove [train]",
+        ),
+        ('name = "../up"' + MINIMAL, "my.toml: name: expected letters, digits, '.', '_' and '-' only"),
+        ("name = 3" + MINIMAL, "my.toml: name: expected a string, got the integer 3"),
+    ],
+)
+def test_load_recipe_refuses_when_the_whole_makes_no_sense(base: str, message: str) -> None:
+    assert refusal(written(base=base)).startswith(message)
+
+
+def test_load_recipe_names_the_line_when_it_is_not_toml() -> None:
+    message = refusal(written(base="[model]\nfactory = net.py\n"))
+    assert message.startswith("my.toml: not valid TOML: ")
+    assert "line 2" in message
+
+
+def test_load_recipe_refuses_when_the_file_is_binary() -> None:
+    Path("my.toml").write_bytes(b"\xff\xfe\x00model")
+    assert refusal("my.toml").startswith("my.toml: not a text file in UTF-8")
+
+
+def test_load_recipe_refuses_when_the_file_is_missing() -> None:
+    assert refusal("my.toml") == "my.toml: no such file\n  hint: edgeopt init writes a recipe to start from"
+    written(name="mine.toml")
+    assert refusal("./my.toml") == "./my.toml: no such file\n  hint: did you mean 'mine.toml'?"
+
+
+def test_load_recipe_refuses_when_the_path_is_a_folder() -> None:
+    Path("folder").mkdir()
+    assert refusal("folder").startswith("folder: is a folder, expected a TOML file")
+
+
+def test_load_recipe_names_the_closest_when_no_builtin_has_the_name() -> None:
+    assert refusal("mobilenetv2") == "no recipe is called 'mobilenetv2'\n  hint: did you mean 'mobilenet_v2'?"
+
+
+def test_find_recipe_prefers_the_builtin_when_a_folder_has_its_name() -> None:
+    Path("mobilenet_v2").mkdir()
+    assert find_recipe("mobilenet_v2").parent.name == "recipes"
+
+
+# ---------------------------------------------------------------- one target
+
+
+def test_settings_for_puts_target_values_on_top_when_overridden() -> None:
+    own_values = "[targets.arm64.parity]\nmax_steps = 3\n[targets.arm64.quantize]\nfloat_nodes = ['a']\n"
+    extra = "[parity]\nmin_cosine = 0.9\n" + own_values
+    recipe = load_recipe(written(extra)).recipe
+    quantize, parity, own = settings_for(recipe, "arm64")
+    assert quantize == QuantizeSettings(float_nodes=("a",))
+    assert parity == ParityLimits(max_steps=3, min_cosine=0.9)
+    assert own.parity == {"max_steps": 3}
+
+
+def test_settings_for_returns_the_common_values_when_the_target_says_nothing() -> None:
+    recipe = load_recipe(written("[parity]\nmax_steps = 1\n")).recipe
+    assert settings_for(recipe, "x86") == (QuantizeSettings(), ParityLimits(max_steps=1), TargetOverrides())
+
+
+# ---------------------------------------------------------------- the reader below
+
+
+def test_decoder_raises_the_class_it_was_given_when_another_file_uses_it() -> None:
+    with pytest.raises(TargetError, match=r"target\.toml: \[x\] missing key 'shape'"):
+        Decoder("target.toml", Path(), TargetError).settings(InputSettings, {}, ("x",))
+
+
+def test_decoder_counts_items_when_the_length_is_fixed() -> None:
+    decoder = Decoder("a.toml", Path())
+    assert decoder.value(tuple[int, str], [1, "a"], ("pair",)) == (1, "a")
+    with pytest.raises(EdgeoptError, match="pair: expected 2 items, got 1"):
+        decoder.value(tuple[int, str], [1], ("pair",))
+
+
+def test_read_toml_says_why_when_the_file_cannot_be_read() -> None:
+    with pytest.raises(RecipeError, match=r"gone\.toml: cannot be read: No such file"):
+        read_toml(Path("gone.toml"), source="gone.toml")
