@@ -89,7 +89,12 @@ class CalibrationSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train: ``schedule`` sets the learning rate of each epoch from ``learning_rate`` down."""
+    """How to train: ``schedule`` sets the learning rate of each epoch from ``learning_rate`` down.
+
+    ``validation_share`` of the training samples are not trained on: they choose the best epoch, whose weights are
+    kept, and stop a training that got no better for ``patience`` epochs. With 0, all samples train and the last
+    epoch is kept. Held-out samples choose nothing.
+    """
 
     epochs: int = 10
     batch_size: int = 128
@@ -102,6 +107,7 @@ class TrainSettings:
     gamma: float = 0.1
     seed: int = 0
     threads: int = 2
+    validation_share: float = 0.1
     patience: int | None = None
     max_shift: int = 0
 
@@ -114,6 +120,13 @@ class TrainSettings:
             raise RecipeError("weight_decay and max_shift must be at least 0, and momentum in [0, 1)")
         if self.patience is not None and self.patience < 1:
             raise RecipeError(f"'patience' must be at least 1 epoch, got {self.patience}")
+        if not 0 <= self.validation_share < 1:
+            raise RecipeError(f"'validation_share' must be in [0, 1), got {self.validation_share}")
+        if self.patience is not None and self.validation_share == 0:
+            raise RecipeError(
+                "'patience' needs validation samples, got validation_share = 0",
+                hint="set validation_share = 0.1, or leave 'patience' out",
+            )
 
 
 @dataclass(frozen=True)
