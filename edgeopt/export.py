@@ -1,0 +1,299 @@
+"""PyTorch or ONNX in, one clean float ONNX graph out, compared with its source on real samples.
+
+``torch.onnx.export(dynamo=True)`` is used throughout: the tracing exporter silently turns a SAME padding that is
+written ``-(-n // s)`` into another padding. The comparison at the end would stop a build on that or any other
+disagreement, so no exporter is trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from onnx_ir.passes import Sequential
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer, rewriter, version_converter
+from torch import nn
+
+from edgeopt.artifacts import FloatModel, TensorInfo
+from edgeopt.errors import ExportError, ModelError
+from edgeopt.samples import Sample
+from edgeopt.session import OnnxSession
+from edgeopt.settings import ExportSettings, ModelSettings
+
+# Protobuf stops at 2 GiB; from here on the weights go to a file beside the graph.
+EXTERNAL_DATA_BYTES = 1 << 30
+_OLDEST_OPSET = 13  # per-channel QuantizeLinear
+
+Answer = Callable[[Sample], Sequence[NDArray[np.generic]]]
+
+
+def export_torch(
+    network: nn.Module | torch.export.ExportedProgram,
+    model: ModelSettings,
+    settings: ExportSettings,
+    samples: Sequence[Sample],
+    out_dir: Path,
+) -> FloatModel:
+    """Export a network in eval mode, clean the graph, and compare it with the network on ``samples``.
+
+    Raises:
+        ExportError: if the exporter refuses, or an output differs by more than the limit.
+    """
+    graph = _export(network, model, settings)
+    module = network.module() if isinstance(network, torch.export.ExportedProgram) else network
+    exported = _finish(graph, model, out_dir)
+    compare(torch_answer(module, model), exported, samples, settings.max_relative_error)
+    return exported
+
+
+def import_onnx(
+    path: Path, model: ModelSettings, settings: ExportSettings, samples: Sequence[Sample], out_dir: Path
+) -> FloatModel:
+    """Read a float ``.onnx`` file, clean the graph, and compare it with the file as it came on ``samples``.
+
+    Raises:
+        ModelError: if the file is damaged, reads data outside its folder, or has other inputs than the recipe says.
+        ExportError: if cleaning changed an answer.
+    """
+    graph = read_onnx(path)
+    _check_inputs(graph, model, path)
+    original = OnnxSession(path)
+    exported = _finish(graph, model, out_dir)
+
+    def answer(sample: Sample) -> Sequence[NDArray[np.generic]]:
+        return list(original.run(dict(sample.inputs)).values())
+
+    compare(answer, exported, samples, settings.max_relative_error)
+    return exported
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """Read an ONNX file of opset 13 or newer (older ones are converted), never reading outside its folder.
+
+    Raises:
+        ModelError: if the file is damaged or has external data elsewhere.
+    """
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+        _check_external_data(proto, path)
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        onnx.checker.check_model(proto)
+        graph = ir.from_proto(proto)
+    except ModelError:
+        raise
+    except Exception as error:  # protobuf, onnx and onnx_ir share no root for what a damaged file raises
+        raise ModelError(f"{path.name} is not an ONNX model that can be read: {error}") from error
+    opset = graph.opset_imports.get("", 0)
+    if opset < _OLDEST_OPSET:
+        version_converter.convert_version(graph, _OLDEST_OPSET, fallback=True)
+    return graph
+
+
+def compare(answer: Answer, exported: FloatModel, samples: Sequence[Sample], limit: float) -> float:
+    """Compare a network with its exported graph and return the largest relative error over samples and outputs.
+
+    The error of an output is its largest absolute difference over its largest magnitude, on the worst sample.
+
+    Raises:
+        ExportError: naming the output and sample that differ most, if that is over ``limit``, or NaN.
+    """
+    if not samples:
+        raise ExportError("an export must be compared on at least one sample, got none")
+    session = OnnxSession(exported.path)
+    worst, where = -1.0, ""
+    for sample in samples:
+        actual = session.run(dict(sample.inputs))
+        for (name, got), expected in zip(actual.items(), answer(sample), strict=True):
+            error = _relative_error(expected, got)
+            if not error <= worst:  # NaN is worse than everything
+                worst, where = error, f"output {name!r} on sample {sample.name!r}"
+    if not worst <= limit:
+        raise ExportError(
+            f"the ONNX graph and the network differ by {worst:.3g} of the output's range, expected at most "
+            f"{limit:.3g}: {where}",
+            hint="look for Python arithmetic on shapes in the network's forward; export.max_relative_error is the limit",
+        )
+    return worst
+
+
+def torch_answer(module: nn.Module, model: ModelSettings) -> Answer:
+    """Return a function that runs a PyTorch network on a sample, its inputs in the recipe's order."""
+
+    def answer(sample: Sample) -> Sequence[NDArray[np.generic]]:
+        with torch.no_grad():
+            outputs = module(*(torch.from_numpy(np.array(sample.inputs[name])) for name in model.inputs))
+        flat = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+        return [value.numpy() for value in flat]
+
+    return answer
+
+
+def float_model(path: Path) -> FloatModel:
+    """Describe a float ONNX file."""
+    graph = ir.load(path).graph
+    return FloatModel(path, tuple(map(_tensor_info, graph.inputs)), tuple(map(_tensor_info, graph.outputs)))
+
+
+def _export(
+    network: nn.Module | torch.export.ExportedProgram, model: ModelSettings, settings: ExportSettings
+) -> ir.Model:
+    dynamic = any(given.dynamic_batch for given in model.inputs.values())
+    batch = 2 if dynamic else 1  # torch.export takes a size of 1 for a constant
+    arguments = tuple(torch.zeros(batch, *given.shape[1:]) for given in model.inputs.values())
+    is_program = isinstance(network, torch.export.ExportedProgram)
+    dimension = torch.export.Dim("batch", min=1)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                () if is_program else arguments,
+                dynamo=True,
+                opset_version=settings.opset,
+                input_names=list(model.inputs),
+                output_names=list(model.outputs) or None,
+                dynamic_shapes=tuple({0: dimension} for _ in arguments) if dynamic and not is_program else None,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(
+            f"torch.onnx cannot export the network: {str(error).strip().splitlines()[0]}",
+            hint="the cause is named in the traceback (-v); data-dependent control flow must be rewritten",
+        ) from error
+    if program is None:
+        raise ExportError("torch.onnx returned no graph")
+    return program.model
+
+
+def _finish(graph: ir.Model, model: ModelSettings, out_dir: Path) -> FloatModel:
+    clean(graph)
+    _rename_batch(graph, model)
+    graph.producer_name, graph.producer_version = "edgeopt", ""
+    path = out_dir / "model.onnx"
+    size = sum(tensor.const_value.nbytes for tensor in graph.graph.initializers.values() if tensor.const_value)
+    ir.save(graph, path, external_data="model.onnx.data" if size > EXTERNAL_DATA_BYTES else None)
+    return float_model(path)
+
+
+def clean(graph: ir.Model) -> None:
+    """Fold constants and batch normalization, drop dead code and the exporter's notes, infer every shape, in place."""
+    with _quiet():
+        optimizer.optimize_ir(graph)
+        rewriter.rewrite(graph)
+        Sequential(
+            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            passes.RemoveInitializersFromInputsPass(),
+            passes.DeduplicateInitializersPass(),
+            passes.CommonSubexpressionEliminationPass(),
+            passes.IdentityEliminationPass(),
+            passes.RemoveUnusedNodesPass(),
+            passes.RemoveUnusedOpsetsPass(),
+            passes.TopologicalSortPass(),
+            passes.ShapeInferencePass(),
+            passes.NameFixPass(),
+            passes.ClearMetadataAndDocStringPass(),
+        )(graph)
+    graph.metadata_props.clear()
+
+
+def _rename_batch(graph: ir.Model, model: ModelSettings) -> None:
+    """Give the dynamic batch one name, whatever the exporter called it."""
+    if not any(given.dynamic_batch for given in model.inputs.values()):
+        return
+    names = {str(value.shape[0]) for value in graph.graph.inputs if value.shape and not isinstance(value.shape[0], int)}
+    for node in ir.traversal.RecursiveGraphIterator(graph.graph):
+        for output in node.outputs:
+            _rename_dimension(output, names)
+    for value in (*graph.graph.inputs, *graph.graph.outputs):
+        _rename_dimension(value, names)
+
+
+def _rename_dimension(value: ir.Value, names: set[str]) -> None:
+    if value.shape is not None and len(value.shape) and str(value.shape[0]) in names:
+        value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
+
+
+def _check_inputs(graph: ir.Model, model: ModelSettings, path: Path) -> None:
+    names = [str(value.name) for value in graph.graph.inputs]
+    if names != list(model.inputs):
+        raise ModelError(f"{path.name} has the inputs {names}, the recipe says {list(model.inputs)}")
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph):
+        raise ModelError(
+            f"{path.name} is quantized already", hint="give the float network; edgeopt calibrates it itself"
+        )
+    for value in graph.graph.inputs:
+        expected, got = model.inputs[str(value.name)], list(value.shape or ())
+        fits = len(got) == len(expected.shape) and all(
+            not isinstance(size, int) or size == wanted for size, wanted in zip(got, expected.shape, strict=True)
+        )
+        if not fits:
+            raise ModelError(
+                f"{path.name}: input {value.name!r} has shape {got}, the recipe says {list(expected.shape)}"
+            )
+        if not expected.dynamic_batch or len(got) == 0:
+            value.shape = ir.Shape(expected.shape)
+
+
+def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in _tensors(proto.graph):
+        for entry in tensor.external_data:
+            if entry.key != "location":
+                continue
+            location = folder / entry.value
+            if os.path.isabs(entry.value) or not location.resolve().is_relative_to(folder) or not location.is_file():
+                raise ModelError(f"{path.name}: the data of {tensor.name!r} must lie beside it, got {entry.value!r}")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from _tensors(subgraph)
+
+
+def _tensor_info(value: ir.Value) -> TensorInfo:
+    if value.dtype is None or value.shape is None:
+        raise ExportError(f"the graph does not say dtype and shape of {value.name!r}")
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return TensorInfo(str(value.name), value.dtype.numpy().name, shape)
+
+
+def _relative_error(expected: NDArray[np.generic], got: NDArray[np.generic]) -> float:
+    if expected.shape != got.shape:
+        raise ExportError(
+            f"the network answers with shape {list(expected.shape)}, the ONNX graph with {list(got.shape)}"
+        )
+    reference = expected.astype(np.float64)
+    span = float(np.abs(reference).max(initial=0.0))
+    return float(np.abs(reference - got.astype(np.float64)).max(initial=0.0)) / (span or 1.0)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's prints and third-party deprecations off the terminal; errors still come through."""
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)  # "torchvision is not installed": it is not needed
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter_log.setLevel(level)

@@ -1,0 +1,176 @@
+"""Decides which tensors of a float graph are quantized, and with which scale and zero-point.
+
+Our own placement rather than ONNX Runtime's quantizer, because one graph must please three runtimes at once:
+
+- an activation function is absorbed by the operator before it, so that nothing stands between a convolution and its
+  activation (every runtime fuses that pair, and ONNX Runtime's quantizer cannot be told where not to put Q/DQ);
+- tensors that a kernel may not rescale (pooling, reshaping, joining) form groups that share one scale;
+- outputs whose scale LiteRT prescribes (Softmax, Sigmoid, Tanh) get it, in every bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgeopt.affine import QuantParams
+from edgeopt.artifacts import TensorRange
+from edgeopt.errors import QuantizationError, did_you_mean
+from edgeopt.quantize.scheme import Family, Scheme
+from edgeopt.settings import QuantizeSettings
+
+_ACTIVATION_FUNCTIONS = ("Relu", "Clip")
+
+
+@dataclass(frozen=True)
+class QuantizedNode:
+    """A node that runs on integers: the activations it reads, and what it writes (past an absorbed activation)."""
+
+    node: ir.Node
+    family: Family
+    reads: tuple[ir.Value, ...]
+    writes: tuple[ir.Value, ...]
+
+
+def quantized_nodes(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings) -> list[QuantizedNode]:
+    """Return the nodes that the scheme runs on integers, in graph order.
+
+    Raises:
+        QuantizationError: if ``float_nodes`` names a node that is not there.
+    """
+    names = [str(node.name) for node in graph]
+    for name in settings.float_nodes:
+        if name not in names:
+            raise QuantizationError(f"float_nodes: there is no node {name!r}", hint=did_you_mean(name, names))
+    found: list[QuantizedNode] = []
+    absorbed: set[ir.Node] = set()
+    for node in graph:
+        placement = scheme.operators.get(node.op_type)
+        if placement is None or node in absorbed or node.name in settings.float_nodes or not _is_quantizable(node):
+            continue
+        activation = _activation_after(node)
+        if activation is not None and placement.family in (Family.WEIGHTED, Family.RESCALING):
+            absorbed.add(activation)
+            writes = tuple(activation.outputs)
+        else:
+            writes = tuple(node.outputs)
+        found.append(QuantizedNode(node, placement.family, tuple(_reads(node, placement.activations)), writes))
+    return found
+
+
+def quantized_tensors(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings) -> tuple[str, ...]:
+    """Return the names of the tensors whose ranges the scheme needs, in graph order."""
+    nodes = quantized_nodes(graph, scheme, settings)
+    return tuple(dict.fromkeys(str(value.name) for node in nodes for value in _touched(node, scheme)))
+
+
+def activation_params(
+    nodes: list[QuantizedNode], ranges: Mapping[str, TensorRange], scheme: Scheme
+) -> dict[ir.Value, QuantParams]:
+    """Return scale and zero-point of every quantized tensor, equal within a group that shares one scale.
+
+    Raises:
+        QuantizationError: if a tensor has no range.
+    """
+    fixed = {
+        value: scheme.fixed_outputs[item.node.op_type]
+        for item in nodes
+        for value in item.writes
+        if item.node.op_type in scheme.fixed_outputs
+    }
+    groups = _Groups()
+    for item in nodes:
+        members = list(_touched(item, scheme))
+        for value in members:
+            groups.add(value)
+        shares = item.family is Family.KEEPING or (
+            item.family is Family.JOINING and not any(groups.contains_any(value, fixed) for value in members)
+        )
+        if shares and scheme.outputs:
+            groups.join(members)
+    params: dict[ir.Value, QuantParams] = {}
+    for members in groups:
+        given = next((fixed[value] for value in members if value in fixed), None)
+        chosen = given or scheme.activation_params(*_joint_range(members, ranges))
+        params.update(dict.fromkeys(members, chosen))
+    return params
+
+
+def _touched(item: QuantizedNode, scheme: Scheme) -> Iterator[ir.Value]:
+    yield from (value for value in item.reads if value.const_value is None)
+    if scheme.outputs:
+        yield from item.writes
+
+
+def _joint_range(members: list[ir.Value], ranges: Mapping[str, TensorRange]) -> tuple[float, float]:
+    missing = [str(value.name) for value in members if value.name not in ranges]
+    if missing:
+        raise QuantizationError(f"tensor {missing[0]!r} was not calibrated", hint="rebuild with --force")
+    found = [ranges[str(value.name)] for value in members]
+    return min(item.minimum for item in found), max(item.maximum for item in found)
+
+
+def _is_quantizable(node: ir.Node) -> bool:
+    first = node.inputs[0] if node.inputs else None
+    if first is None or any(value.dtype != ir.DataType.FLOAT for value in node.outputs):
+        return False
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        weight = node.inputs[1]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        constant = weight is not None and weight.const_value is not None
+        return constant and first.const_value is None and (bias is None or bias.const_value is not None)
+    if node.op_type in ("Add", "Sub", "Mul"):
+        return any(value is not None and value.const_value is None for value in node.inputs)
+    return first.const_value is None
+
+
+def _reads(node: ir.Node, indices: tuple[int, ...] | None) -> Iterator[ir.Value]:
+    chosen = range(len(node.inputs)) if indices is None else indices
+    for index in chosen:
+        value = node.inputs[index]
+        if value is not None and value.dtype == ir.DataType.FLOAT:
+            yield value
+
+
+def _activation_after(node: ir.Node) -> ir.Node | None:
+    """Return the Relu or Clip with constant bounds that alone reads what ``node`` writes."""
+    output = node.outputs[0]
+    uses = output.uses()
+    if len(node.outputs) != 1 or len(uses) != 1 or output.is_graph_output():
+        return None
+    after = next(iter(uses)).node
+    if after.op_type not in _ACTIVATION_FUNCTIONS or after.inputs[0] is not output:
+        return None
+    constant = all(value is None or value.const_value is not None for value in after.inputs[1:])
+    return after if constant else None
+
+
+class _Groups:
+    """Tensors that share one scale, kept in the order in which they were seen."""
+
+    def __init__(self) -> None:
+        self._group_of: dict[ir.Value, list[ir.Value]] = {}
+
+    def __iter__(self) -> Iterator[list[ir.Value]]:
+        seen: set[int] = set()
+        for group in self._group_of.values():
+            if id(group) not in seen:
+                seen.add(id(group))
+                yield group
+
+    def add(self, value: ir.Value) -> None:
+        self._group_of.setdefault(value, [value])
+
+    def contains_any(self, value: ir.Value, wanted: Mapping[ir.Value, QuantParams]) -> bool:
+        return any(member in wanted for member in self._group_of[value])
+
+    def join(self, values: list[ir.Value]) -> None:
+        merged = self._group_of[values[0]]
+        for value in values[1:]:
+            other = self._group_of[value]
+            if other is not merged:
+                merged.extend(other)
+                for member in other:
+                    self._group_of[member] = merged

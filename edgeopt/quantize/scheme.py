@@ -1,0 +1,129 @@
+"""What the targets' kernels ask of scales: the two schemes, and which operators run on integers.
+
+Both schemes read the same :class:`~edgeopt.artifacts.Ranges`; a scheme only decides how a range becomes numbers.
+
+Source: LiteRT 8-bit quantization specification (fixed output scales, operators that keep their input's scale);
+NVIDIA TensorRT documentation, "Working with Quantized Types" (symmetric activations, float bias).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from edgeopt.affine import QuantParams, asymmetric_int8, symmetric_int8
+from edgeopt.errors import TargetError, did_you_mean
+
+
+class Family(Enum):
+    """How an operator treats the scales of its inputs and outputs."""
+
+    WEIGHTED = "multiplies by constant weights, which are quantized per channel"
+    RESCALING = "reads and writes tensors that each have a scale of their own"
+    KEEPING = "moves values without changing them, so its output has its input's scale"
+    JOINING = "needs one scale for all of its inputs and its output"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one operator type is quantized: its family, and which inputs are activations (``None``: all)."""
+
+    family: Family
+    activations: tuple[int, ...] | None = (0,)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One set of rules for turning ranges into scales.
+
+    ``outputs`` says whether results are quantized too (a kernel that writes integers) or only what is read.
+    """
+
+    name: str
+    activation_params: Callable[[float, float], QuantParams]
+    operators: Mapping[str, Placement]
+    fixed_outputs: Mapping[str, QuantParams]
+    integer_bias: bool
+    outputs: bool
+
+
+_WEIGHTED = Placement(Family.WEIGHTED)
+_UNARY = Placement(Family.RESCALING)
+_BINARY = Placement(Family.RESCALING, None)
+_KEEPING = Placement(Family.KEEPING)
+
+_COMMON = {
+    "Conv": _WEIGHTED,
+    "ConvTranspose": _WEIGHTED,
+    "Gemm": _WEIGHTED,
+    "MatMul": _WEIGHTED,
+    "Add": _BINARY,
+    "AveragePool": _KEEPING,
+    "GlobalAveragePool": _UNARY,
+    "MaxPool": _KEEPING,
+}
+
+_INTEGER_EVERYWHERE = _COMMON | {
+    "Sub": _BINARY,
+    "Mul": _BINARY,
+    "Relu": _UNARY,
+    "Clip": _UNARY,
+    "LeakyRelu": _UNARY,
+    "Sigmoid": _UNARY,
+    "Tanh": _UNARY,
+    "HardSwish": _UNARY,
+    "Softmax": _UNARY,
+    "Reshape": _KEEPING,
+    "Flatten": _KEEPING,
+    "Squeeze": _KEEPING,
+    "Unsqueeze": _KEEPING,
+    "Transpose": _KEEPING,
+    "Slice": _KEEPING,
+    "Gather": _KEEPING,
+    "Pad": _KEEPING,
+    "DepthToSpace": _KEEPING,
+    "SpaceToDepth": _KEEPING,
+    "Split": _KEEPING,
+    "Identity": _KEEPING,
+    "Concat": Placement(Family.JOINING, None),
+}
+
+ASYMMETRIC = Scheme(
+    name="asymmetric",
+    activation_params=asymmetric_int8,
+    operators=MappingProxyType(_INTEGER_EVERYWHERE),
+    fixed_outputs=MappingProxyType(
+        {
+            "Softmax": QuantParams(1 / 256, -128),
+            "Sigmoid": QuantParams(1 / 256, -128),
+            "Tanh": QuantParams(1 / 128, 0),
+        }
+    ),
+    integer_bias=True,
+    outputs=True,
+)
+
+# TensorRT fuses by pattern: it wants Q/DQ in front of what it can run on int8, and nothing behind it.
+SYMMETRIC = Scheme(
+    name="symmetric",
+    activation_params=symmetric_int8,
+    operators=MappingProxyType(_COMMON),
+    fixed_outputs=MappingProxyType({}),
+    integer_bias=False,
+    outputs=False,
+)
+
+SCHEMES = MappingProxyType({scheme.name: scheme for scheme in (ASYMMETRIC, SYMMETRIC)})
+
+
+def scheme_named(name: str) -> Scheme:
+    """Return a scheme by the name that ``target.toml`` uses.
+
+    Raises:
+        TargetError: if there is none.
+    """
+    if name not in SCHEMES:
+        raise TargetError(f"unknown scheme {name!r}", hint=did_you_mean(name, list(SCHEMES)))
+    return SCHEMES[name]

@@ -1,0 +1,50 @@
+"""A loaded model that answers: what stages and targets run their graphs in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class Session(Protocol):
+    """One loaded model; ``run`` takes and returns arrays by name."""
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        """Return every output for one batch of inputs."""
+
+
+class OnnxSession:
+    """ONNX Runtime on the CPU.
+
+    Args:
+        model: a path, or the bytes of a model without external data.
+        threads: intra-operator threads; results of float graphs may depend on it in the last bit.
+        optimize: fuse and rewrite the graph as ONNX Runtime does by default; off, the graph runs as written.
+        optimized_path: where to write the graph that really runs, to look at.
+    """
+
+    def __init__(
+        self, model: Path | bytes, *, threads: int = 2, optimize: bool = True, optimized_path: Path | None = None
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if optimized_path is not None:
+            options.optimized_model_filepath = str(optimized_path)
+        source = model if isinstance(model, bytes) else str(model)
+        self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self.input_names: Sequence[str] = [value.name for value in self._session.get_inputs()]
+        self.output_names: Sequence[str] = [value.name for value in self._session.get_outputs()]
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        """Return every output for one batch of inputs."""
+        return dict(zip(self.output_names, self._session.run(None, dict(inputs)), strict=True))
