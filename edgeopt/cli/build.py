@@ -1,0 +1,143 @@
+"""``edgeopt build``: from a recipe to one verified bundle per target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeopt.cli.console import bytes_text, percent_text, print_table, reporting, shown_path, write_json
+from edgeopt.cli.options import RecipeName, TargetName, json_option, verbosity_options
+from edgeopt.cli.report import VERDICT_COLUMNS, verdict_cells
+
+if TYPE_CHECKING:
+    from edgeopt.pipeline import BuildResult
+
+_EXAMPLES = """\b
+Examples:
+  edgeopt build                                        ./edgeopt.toml, else the built-in mnist5k
+  edgeopt build mobilenet_v2 --target all              a built-in recipe for every target
+  edgeopt build my.toml --target arm64 --target x86    two targets from one calibration
+  edgeopt build --set prune.pruning_ratio=0.3          replace one value of the recipe
+  edgeopt build my.toml --json build.json --depfile build.d    for Make and Ninja
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("recipe", required=False, type=RecipeName())
+@click.option(
+    "-t",
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    type=TargetName(),
+    default=("arm64",),
+    show_default=True,
+    help="A target, or 'all'; can be given several times. 'edgeopt targets' lists them.",
+)
+@click.option("-o", "--out", metavar="DIR", type=click.Path(path_type=Path), help="Where to write.  [default: build]")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Replace a value of the recipe; the value is TOML or a bare word. Paths are relative to the recipe.",
+)
+@json_option
+@click.option(
+    "--depfile",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the inputs that were read, as Make and Ninja understand them.",
+)
+@click.option("--force", is_flag=True, help="Build every stage anew, cached or not.")
+@click.option("--no-verify", is_flag=True, help="Do not run the bundles: no verdict.")
+@verbosity_options
+def build(
+    recipe: str | None,
+    targets: tuple[str, ...],
+    out: Path | None,
+    overrides: tuple[str, ...],
+    json_to: str | None,
+    depfile: Path | None,
+    force: bool,
+    no_verify: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Build RECIPE into one verified bundle per target.
+
+    RECIPE is a TOML file or the name of a built-in recipe. Its network is pruned, distilled, exported, calibrated and
+    quantized once, then lowered for each target and run. A bundle is a folder that holds the model, what is to be
+    known about it, and a test that runs on the device. Finished stages are cached.
+    """
+    with reporting(verbose=verbose, quiet=quiet), _resumable():
+        from edgeopt import pipeline
+        from edgeopt.recipe import parse_override
+        from edgeopt.target import discover_targets
+
+        result = pipeline.build(
+            recipe or _default(quiet=quiet),
+            targets=tuple(discover_targets()) if "all" in targets else tuple(dict.fromkeys(targets)),
+            out=out,
+            overrides=dict(parse_override(text) for text in overrides),
+            verify=not no_verify,
+            force=force,
+        )
+    write_json(json_to, result.to_json())
+    if depfile is not None:
+        _write_depfile(depfile, json_to, result)
+    if json_to != "-" and not quiet:
+        _show(result)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say on Ctrl-C what was kept; ``edgeopt.cli.main`` prints it."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        kept = "interrupted; finished stages are cached; run the same command again to go on"
+        raise KeyboardInterrupt(kept) from interrupt
+
+
+def _default(*, quiet: bool) -> str | Path:
+    from edgeopt.recipe import default_recipe
+
+    recipe = default_recipe()
+    if isinstance(recipe, str) and not quiet:
+        click.echo(f"no recipe named and no edgeopt.toml here: building the built-in {recipe}", err=True)
+    return recipe
+
+
+def _write_depfile(path: Path, json_to: str | None, result: BuildResult) -> None:
+    from edgeopt.atomic import write_text
+    from edgeopt.depfile import depfile
+
+    manifests = [bundle.path / "bundle.json" for bundle in result.bundles]
+    outputs = manifests if json_to in (None, "-") else [Path(str(json_to))]
+    write_text(path, depfile(outputs, result.inputs_read))
+
+
+def _show(result: BuildResult) -> None:
+    stages = (
+        (record.name, "cached" if record.cached else f"{record.seconds:.1f} s", record.summary)
+        for record in result.stages
+    )
+    print_table(("stage", "time", "result"), stages)
+    click.echo()
+    bundles = (
+        (
+            bundle.target,
+            *verdict_cells(bundle.report),
+            percent_text(bundle.integer_coverage),
+            bytes_text(bundle.size_bytes),
+            shown_path(bundle.path),
+        )
+        for bundle in result.bundles
+    )
+    print_table(("target", *VERDICT_COLUMNS, "integer", "size", "bundle"), bundles)

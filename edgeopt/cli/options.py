@@ -1,0 +1,55 @@
+"""Options and arguments that several commands share, with their shell completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option(
+    "--json",
+    "json_to",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Write the result as JSON too; '-' is stdout, and then nothing else is printed there.",
+)
+
+
+def verbosity_options(command: Command) -> Command:
+    """Add ``-v`` and ``-q``."""
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only; the exit code tells the rest.")
+    verbose = click.option("-v", "--verbose", is_flag=True, help="Print what happens inside the stages too.")
+    return verbose(quiet(command))
+
+
+class TargetName(click.ParamType[str]):
+    """The name of a target, or ``all``; whether it exists is for the library to say."""
+
+    name = "target"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the targets that start with what is typed."""
+        from edgeopt.target import discover_targets
+
+        return _starting(incomplete, [*discover_targets(), "all"])
+
+
+class RecipeName(click.ParamType[str]):
+    """The name of a built-in recipe or a TOML file."""
+
+    name = "recipe"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the built-in recipes that start with what is typed, and let the shell add files."""
+        from edgeopt.recipe import builtin_recipes
+
+        names = _starting(incomplete, [recipe.name for recipe in builtin_recipes()])
+        return [*names, CompletionItem(incomplete, type="file")]
+
+
+def _starting(incomplete: str, names: Iterable[str]) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
