@@ -6,18 +6,18 @@ from torch import nn
 
 
 def build() -> nn.Module:
-    """Return the untrained teacher: ``(N, 1, 28, 28)`` in [0, 1] to logits ``(N, 10)``."""
+    """Return the untrained teacher: ``(N, 1, 28, 28)`` in [0, 1] to logits ``(N, 10)``, 132,058 parameters."""
     return nn.Sequential(
-        *_block(1, 24),
-        *_block(24, 32),
+        *_block(1, 16),
         nn.MaxPool2d(2),
+        *_block(16, 32),
         *_block(32, 48),
+        nn.MaxPool2d(2),
         *_block(48, 64),
         nn.MaxPool2d(2),
-        *_block(64, 96),
-        nn.AdaptiveAvgPool2d(1),
+        *_block(64, 128),
         nn.Flatten(),
-        nn.Linear(96, 10),
+        nn.Linear(128 * 3 * 3, 10),
     )
 
 

@@ -1,0 +1,232 @@
+"""The training loop that ``train`` and ``distill`` share: epochs, checkpoints, the best epoch, early stop.
+
+Everything that decides the result is seeded and saved, so a training that was killed and called again ends with the
+same bits as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LRScheduler, StepLR
+
+from edgeopt.compress.batches import Labelled, shift_images, shuffled_batches
+from edgeopt.compress.checkpoint import Checkpoint
+from edgeopt.compress.weights import copy_state, refuse_not_finite
+from edgeopt.errors import CompressionError
+from edgeopt.settings import TrainSettings
+from edgeopt.stage import logger, track
+
+# From the inputs of a batch, the network's logits (N, classes) and the labels (N,) to one number.
+LossFunction = Callable[[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class History:
+    """How a training went; ``best_epoch`` counts from 1, 0 before the first."""
+
+    losses: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+
+    @property
+    def num_epochs(self) -> int:
+        """Return how many epochs have ended."""
+        return len(self.losses)
+
+    def record(self, loss: float, score: float | None) -> bool:
+        """Add an epoch and return whether it is the best so far: the last one where nothing is validated.
+
+        A tie goes to the later epoch, which has seen more.
+        """
+        best_before = max(self.validation_scores, default=-math.inf)
+        self.losses.append(loss)
+        if score is not None:
+            self.validation_scores.append(score)
+        is_best = score is None or score >= best_before
+        if is_best:
+            self.best_epoch = self.num_epochs
+        return is_best
+
+    def is_stalled(self, patience: int | None) -> bool:
+        """Return whether the best epoch is ``patience`` epochs ago."""
+        return patience is not None and self.num_epochs - self.best_epoch >= patience
+
+
+def fit(
+    model: nn.Module,
+    loss_function: LossFunction,
+    data: Labelled,
+    validation: Labelled | None,
+    settings: TrainSettings,
+    checkpoint: Checkpoint,
+    description: str,
+) -> History:
+    """Train ``model`` in place and leave it with the weights of its best epoch, in eval mode.
+
+    Args:
+        model: from the inputs ``(N, ...)`` to logits ``(N, classes)``.
+        loss_function: see :data:`LossFunction`.
+        data: what is trained on.
+        validation: what chooses the best epoch and the early stop; ``None`` keeps the last epoch.
+        settings: how.
+        checkpoint: goes on from there if it fits; saved after each epoch, and left in place for the caller to remove.
+        description: the name of the training in logs and progress.
+
+    Raises:
+        CompressionError: a loss or weight is not finite, or the network cannot take a step.
+    """
+    trainer = _Trainer(model, loss_function, settings)
+    history, best = trainer.resume(checkpoint, description)
+    for epoch in track(range(history.num_epochs, settings.epochs), total=settings.epochs, description=description):
+        if history.is_stalled(settings.patience):
+            break
+        loss = trainer.run_epoch(data, epoch)
+        score = top1(model, validation, settings.batch_size) if validation is not None else None
+        if history.record(loss, score):
+            best = copy_state(model)
+        checkpoint.save({"trainer": trainer.state(), "history": asdict(history), "best": best})
+        validated = "" if score is None else f", validation {score:.2%}"
+        logger.info("%s epoch %d/%d: loss %.4f%s", description, epoch + 1, settings.epochs, loss, validated)
+    model.load_state_dict(best)
+    model.eval()
+    return history
+
+
+def top1(model: nn.Module, data: Labelled, batch_size: int) -> float:
+    """Return the share of samples whose largest logit is the label's; on a tie the lower class is the answer."""
+    model.eval()
+    num_correct = 0
+    with torch.inference_mode():
+        for index in torch.split(torch.arange(len(data)), batch_size):
+            batch = data.take(index)
+            num_correct += int((logits_of(model, batch.inputs).argmax(dim=1) == batch.labels).sum())
+    return num_correct / len(data)
+
+
+def logits_of(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Run the network and return its one output, ``(N, classes)``.
+
+    Raises:
+        CompressionError: the output is not one such tensor.
+    """
+    output = model(*inputs)
+    if isinstance(output, (tuple, list)) and len(output) == 1:
+        output = output[0]
+    if not isinstance(output, torch.Tensor) or output.dim() != 2:
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise CompressionError(f"training needs a network with one output of logits (N, classes), got {got}")
+    return output
+
+
+class _Trainer:
+    """The network, its optimizer and its random numbers: what one epoch changes and a checkpoint holds."""
+
+    def __init__(self, model: nn.Module, loss_function: LossFunction, settings: TrainSettings) -> None:
+        self.model = model
+        self.settings = settings
+        self.loss_function = loss_function
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        optimizer = make_optimizer(model, settings)
+        self.scheduler = make_scheduler(optimizer, settings)
+        self.fabric = _quiet_fabric()
+        self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
+
+    def run_epoch(self, data: Labelled, epoch: int) -> float:
+        """Take one step a batch and return the mean loss a sample."""
+        self.wrapped.train()
+        total = 0.0
+        for step, batch in enumerate(shuffled_batches(data, self.settings.batch_size, self.generator), start=1):
+            where = f"epoch {epoch + 1}, step {step}"
+            try:
+                loss = self._step(batch)
+            except RuntimeError as error:
+                raise CompressionError(f"{where}: the network cannot be trained: {error}") from error
+            if not math.isfinite(loss):
+                raise CompressionError(
+                    f"{where}: the loss is {loss}; the checkpoint of epoch {epoch} is kept",
+                    hint=f"try a lower learning_rate than {self.settings.learning_rate}",
+                )
+            total += loss * len(batch)
+        refuse_not_finite(self.model, f"after epoch {epoch + 1}")
+        self.scheduler.step()
+        return total / len(data)
+
+    def _step(self, batch: Labelled) -> float:
+        """Learn from one batch and return its loss."""
+        inputs = tuple(shift_images(tensor, self.settings.max_shift, self.generator) for tensor in batch.inputs)
+        self.optimizer.zero_grad()
+        loss = self.loss_function(inputs, logits_of(self.wrapped, inputs), batch.labels)
+        value = loss.item()
+        if math.isfinite(value):
+            self.fabric.backward(loss)
+            self.optimizer.step()
+        return value
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next epoch depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "generator": self.generator.get_state(),
+            "global_generator": torch.get_rng_state(),
+        }
+
+    def resume(self, checkpoint: Checkpoint, description: str) -> tuple[History, dict[str, torch.Tensor]]:
+        """Go on from a checkpoint that fits, or start: return the history and the weights of the best epoch."""
+        saved = checkpoint.load()
+        if saved is None:
+            return History(), copy_state(self.model)
+        trainer = saved["trainer"]
+        self.model.load_state_dict(trainer["model"])
+        self.optimizer.load_state_dict(trainer["optimizer"])
+        self.scheduler.load_state_dict(trainer["scheduler"])
+        self.generator.set_state(trainer["generator"])
+        torch.set_rng_state(trainer["global_generator"])
+        history = History(**saved["history"])
+        logger.info("%s goes on after epoch %d", description, history.num_epochs)
+        return history, saved["best"]
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
+    """Return the optimizer that the settings name, over all parameters that want a gradient."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise CompressionError("the network has no parameters to train")
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
+    if settings.optimizer == "adam":
+        return Adam(parameters, lr=rate, weight_decay=decay)
+    return AdamW(parameters, lr=rate, weight_decay=decay)
+
+
+def make_scheduler(optimizer: Optimizer, settings: TrainSettings) -> LRScheduler:
+    """Return what sets the learning rate of each epoch.
+
+    ``cosine`` goes from the learning rate towards 0 over all epochs, ``step`` multiplies it by ``gamma`` every
+    ``step_epochs`` epochs, ``exponential`` by ``gamma`` every epoch.
+    """
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=settings.epochs)
+    if settings.schedule == "step":
+        return StepLR(optimizer, step_size=settings.step_epochs, gamma=settings.gamma)
+    if settings.schedule == "exponential":
+        return ExponentialLR(optimizer, gamma=settings.gamma)
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def _quiet_fabric() -> Fabric:
+    """Return a Fabric on one CPU without its remarks about accelerators that it was told not to use."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*available but not used.*")
+        return Fabric(accelerator="cpu", devices=1)

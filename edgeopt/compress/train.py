@@ -1,0 +1,112 @@
+"""Train a network from what its factory builds, or go on from weights: cross entropy on labelled samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgeopt.artifacts import TorchModel, canonical_json, digest_of
+from edgeopt.compress.batches import Labelled, load_labelled, split_validation
+from edgeopt.compress.checkpoint import Checkpoint
+from edgeopt.compress.determinism import deterministic
+from edgeopt.compress.fit import LossFunction, fit, top1
+from edgeopt.compress.weights import model_digest, refuse_not_finite, save_weights
+from edgeopt.samples import Dataset
+from edgeopt.settings import TrainSettings
+
+# From an artifact to its network: the recipe's factory, the channels that were removed, the weights.
+Build = Callable[[TorchModel], nn.Module]
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a training went, the same for a training that was interrupted; scores are shares of right top-1 answers.
+
+    ``validation_scores`` has one entry an epoch, or none with ``validation_share = 0``. ``held_out_score`` was
+    measured once, at the end, on samples that took no part in any choice.
+    """
+
+    num_train: int
+    num_validation: int
+    num_held_out: int
+    num_epochs: int
+    best_epoch: int
+    losses: tuple[float, ...]
+    validation_scores: tuple[float, ...]
+    held_out_score: float
+
+
+def train_stage(
+    build: Build, source: TorchModel, train_set: Dataset, held_out: Dataset, settings: TrainSettings, out_dir: Path
+) -> tuple[TorchModel, TrainReport]:
+    """Train ``source`` and return it with new weights.
+
+    Early stop and the best epoch are chosen on a part that is split off the training set (``validation_share``),
+    never on ``held_out``, which is scored once when everything is decided. A call that was killed goes on from its
+    last epoch when it is made again with the same arguments.
+
+    Args:
+        build: makes the network of an artifact.
+        source: what to start from; without weights, the factory's initial weights are drawn from ``settings.seed``.
+        train_set: labelled samples.
+        held_out: labelled samples that judge the result.
+        settings: how.
+        out_dir: where ``weights.safetensors`` and, while training, ``checkpoint.pt`` are written.
+
+    Raises:
+        CompressionError: the loss or a weight is not finite, or the network cannot be trained.
+        DataError: samples are missing, not labelled or not finite.
+    """
+    with deterministic(settings.seed, settings.threads):
+        model = build(source)
+        return train_network(model, _hard_loss, "", source.pruning, train_set, held_out, settings, out_dir, "train")
+
+
+def train_network(
+    model: nn.Module,
+    loss_function: LossFunction,
+    loss_digest: str,
+    pruning: Path | None,
+    train_set: Dataset,
+    held_out: Dataset,
+    settings: TrainSettings,
+    out_dir: Path,
+    description: str,
+) -> tuple[TorchModel, TrainReport]:
+    """Train ``model`` with any loss, write its weights and report; ``loss_digest`` stands for what the loss holds."""
+    refuse_not_finite(model, "before training")
+    judged = load_labelled(held_out, "held_out")
+    everything = load_labelled(train_set, "train")
+    data, validation = split_validation(everything, settings.validation_share, settings.seed)
+    checkpoint = Checkpoint(out_dir, _fingerprint(model, loss_digest, everything, settings))
+    history = fit(model, loss_function, data, validation, settings, checkpoint, description)
+    report = TrainReport(
+        num_train=len(data),
+        num_validation=0 if validation is None else len(validation),
+        num_held_out=len(judged),
+        num_epochs=history.num_epochs,
+        best_epoch=history.best_epoch,
+        losses=tuple(history.losses),
+        validation_scores=tuple(history.validation_scores),
+        held_out_score=top1(model, judged, settings.batch_size),
+    )
+    weights = out_dir / "weights.safetensors"
+    save_weights(model, weights)
+    checkpoint.remove()
+    return TorchModel(pruning=pruning, weights=weights), report
+
+
+def _hard_loss(_inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the cross entropy of the logits with the labels."""
+    return functional.cross_entropy(logits, labels)
+
+
+def _fingerprint(model: nn.Module, loss_digest: str, data: Labelled, settings: TrainSettings) -> str:
+    """Return one digest of everything that decides how a training goes."""
+    settings_text = type(settings).__name__ + canonical_json(asdict(settings))
+    return digest_of([torch.__version__, model_digest(model), loss_digest, data.digest(), settings_text])
