@@ -122,7 +122,7 @@ def compare(answer: Answer, exported: FloatModel, samples: Sequence[Sample], lim
         raise ExportError(
             f"the ONNX graph and the network differ by {worst:.3g} of the output's range, expected at most "
             f"{limit:.3g}: {where}",
-            hint="look for Python arithmetic on shapes in the network's forward; export.max_relative_error is the limit",
+            hint="look for Python arithmetic on shapes in the network's forward (limit: export.max_relative_error)",
         )
     return worst
 
@@ -190,6 +190,7 @@ def clean(graph: ir.Model) -> None:
     with _quiet():
         optimizer.optimize_ir(graph)
         rewriter.rewrite(graph)
+        _name_global_pooling(graph.graph)
         Sequential(
             passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             passes.RemoveInitializersFromInputsPass(),
@@ -204,6 +205,22 @@ def clean(graph: ir.Model) -> None:
             passes.ClearMetadataAndDocStringPass(),
         )(graph)
     graph.metadata_props.clear()
+
+
+def _name_global_pooling(graph: ir.Graph) -> None:
+    """Turn a mean over height and width into GlobalAveragePool, for which every runtime has an integer kernel."""
+    for node in graph:
+        if node.op_type != "ReduceMean" or len(node.inputs) != 2:
+            continue
+        data, axes = node.inputs
+        if data is None or data.shape is None or axes is None or axes.const_value is None:
+            continue
+        keeps = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
+        reduced = sorted(int(axis) % data.shape.rank() for axis in axes.const_value.numpy().reshape(-1))
+        if data.shape.rank() == 4 and reduced == [2, 3] and keeps:
+            node.op_type = "GlobalAveragePool"
+            node.resize_inputs(1)
+            node.attributes.clear()
 
 
 def _rename_batch(graph: ir.Model, model: ModelSettings) -> None:

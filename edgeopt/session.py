@@ -24,14 +24,21 @@ class OnnxSession:
     """ONNX Runtime on the CPU.
 
     Args:
-        model: a path, or the bytes of a model without external data.
+        model: a path, or the bytes of a model.
         threads: intra-operator threads; results of float graphs may depend on it in the last bit.
         optimize: fuse and rewrite the graph as ONNX Runtime does by default; off, the graph runs as written.
         optimized_path: where to write the graph that really runs, to look at.
+        external_data_folder: where the external data of a model given as bytes lies.
     """
 
     def __init__(
-        self, model: Path | bytes, *, threads: int = 2, optimize: bool = True, optimized_path: Path | None = None
+        self,
+        model: Path | bytes,
+        *,
+        threads: int = 2,
+        optimize: bool = True,
+        optimized_path: Path | None = None,
+        external_data_folder: Path | None = None,
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -40,6 +47,10 @@ class OnnxSession:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if optimized_path is not None:
             options.optimized_model_filepath = str(optimized_path)
+        if external_data_folder is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(external_data_folder)
+            )
         source = model if isinstance(model, bytes) else str(model)
         self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self.input_names: Sequence[str] = [value.name for value in self._session.get_inputs()]

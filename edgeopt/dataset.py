@@ -1,0 +1,157 @@
+"""Opens the folders of ``calibration/`` (or a user's own) and checks every sample that comes out of them.
+
+A folder has ``calibration.toml`` (what the samples are, from where, under which licence, how they were preprocessed)
+and ``preprocess.py`` with ``open_dataset`` (see :mod:`edgeopt.samples`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+
+import numpy as np
+
+from edgeopt.artifacts import digest_of
+from edgeopt.errors import DataError, did_you_mean
+from edgeopt.provenance import fingerprint, folder_files
+from edgeopt.samples import Dataset, Sample, Split
+from edgeopt.settings import CalibrationSettings, InputSettings
+
+_DATASET_KEYS = ("title", "source", "licence", "package", "preprocessing")
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """A folder of samples: its facts, and the options with paths made absolute."""
+
+    path: Path
+    facts: Mapping[str, object]
+    options: Mapping[str, object]
+
+    def open(self, split: Split, inputs: Mapping[str, InputSettings]) -> Dataset:
+        """Open one split.
+
+        Raises:
+            DataError: if ``preprocess.py`` has no ``open_dataset`` or the split is empty.
+        """
+        module = _import_preprocess(self.path)
+        open_dataset = getattr(module, "open_dataset", None)
+        if open_dataset is None:
+            raise DataError(f"{self.path.name}/preprocess.py has no function 'open_dataset'")
+        dataset: Dataset = open_dataset(split, inputs, self.options)
+        if len(dataset) == 0:
+            raise DataError(f"data set {self.path.name!r} has no samples in its {split} split")
+        return dataset
+
+    def files(self) -> tuple[Path, ...]:
+        """Return every file that the samples are made from, as far as the folder and the options say."""
+        named = [Path(value) for value in self.options.values() if isinstance(value, str) and Path(value).is_absolute()]
+        more = [file for path in named for file in (folder_files(path) if path.is_dir() else (path,))]
+        return (*folder_files(self.path), *more)
+
+    def key(self) -> tuple[str, ...]:
+        """Return what a cache key needs: the files' hashes and the versions of the packages that bring the data."""
+        packages = [str(self.facts.get("package", ""))] if self.facts.get("package") else []
+        names = [name.strip() for text in packages for name in text.split(",") if name.strip()]
+        return (*fingerprint(self.files()), *(f"{name}=={_version(name)}" for name in names))
+
+
+def find_dataset(settings: CalibrationSettings, folder: Path) -> DatasetFolder:
+    """Find the folder that a recipe names: one of ``calibration/``, or a path relative to the recipe.
+
+    Raises:
+        DataError: if there is none, or its ``calibration.toml`` has unknown keys.
+    """
+    path = (folder / settings.dataset).resolve()
+    if not (path / "calibration.toml").is_file():
+        spec = importlib.util.find_spec("edgeopt.calibration")
+        roots = [Path(root) for root in (spec.submodule_search_locations if spec else None) or []]
+        known = {item.parent.name: item.parent for root in roots for item in sorted(root.glob("*/calibration.toml"))}
+        if settings.dataset not in known:
+            raise DataError(
+                f"there is no data set {settings.dataset!r}, neither in calibration/ nor as the folder {path}",
+                hint=did_you_mean(settings.dataset, list(known)),
+            )
+        path = known[settings.dataset]
+    facts = tomllib.loads((path / "calibration.toml").read_text(encoding="utf-8"))
+    for key in facts:
+        if key not in _DATASET_KEYS:
+            raise DataError(f"{path.name}/calibration.toml: unknown key {key!r}", hint=did_you_mean(key, _DATASET_KEYS))
+    return DatasetFolder(path, MappingProxyType(facts), _absolute(settings.options, folder))
+
+
+def checked_samples(
+    dataset: Dataset, count: int, inputs: Mapping[str, InputSettings], split: Split
+) -> Iterator[Sample]:
+    """Yield the first ``count`` samples, each with the recipe's inputs, shapes and finite values.
+
+    Raises:
+        DataError: naming the sample, if one is not as it must be or there are fewer than ``count``.
+    """
+    if len(dataset) < count:
+        raise DataError(
+            f"the {split} split has {len(dataset)} samples, the recipe asks for {count}",
+            hint="lower calibration.num_samples or num_held_out, or add samples",
+        )
+    for index in range(count):
+        sample = dataset[index]
+        _check_sample(sample, inputs)
+        yield sample
+
+
+def sample_digest(sample: Sample) -> str:
+    """Return a SHA-256 of what a sample holds, whatever it is called."""
+    return digest_of(
+        f"{name}:{hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}"
+        for name, array in sorted(sample.inputs.items())
+    )
+
+
+def _check_sample(sample: Sample, inputs: Mapping[str, InputSettings]) -> None:
+    if set(sample.inputs) != set(inputs):
+        raise DataError(f"sample {sample.name!r} has the inputs {sorted(sample.inputs)}, the recipe {sorted(inputs)}")
+    for name, expected in inputs.items():
+        array = sample.inputs[name]
+        if array.shape != expected.shape or array.dtype != expected.dtype:
+            raise DataError(
+                f"sample {sample.name!r}: input {name!r} is {array.dtype}{list(array.shape)}, "
+                f"expected {expected.dtype}{list(expected.shape)}",
+                hint="channels first or last? the recipe's layout is that of the network",
+            )
+        if not np.isfinite(array).all():
+            raise DataError(f"sample {sample.name!r}: input {name!r} has NaN or infinite values")
+
+
+def _absolute(options: Mapping[str, object], folder: Path) -> Mapping[str, object]:
+    """Make every option that names something beside the recipe an absolute path."""
+    return MappingProxyType(
+        {
+            key: str((folder / value).resolve()) if isinstance(value, str) and (folder / value).exists() else value
+            for key, value in options.items()
+        }
+    )
+
+
+def _import_preprocess(path: Path) -> ModuleType:
+    name = f"_edgeopt_dataset_{digest_of([str(path)])[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path / "preprocess.py")
+    if spec is None or spec.loader is None or not (path / "preprocess.py").is_file():
+        raise DataError(f"data set {path.name!r} has no preprocess.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
