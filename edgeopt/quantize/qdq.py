@@ -1,0 +1,249 @@
+"""Writes the QDQ graph: the float graph with QuantizeLinear/DequantizeLinear pairs, weights as int8.
+
+The result is the single source of truth: every target lowers the scales that stand in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.affine import INT8_MAX, MIN_SCALE, QuantParams, per_channel_weight_scales, quantize_int8
+from edgeopt.artifacts import FloatModel, QdqModel, Ranges
+from edgeopt.errors import QuantizationError
+from edgeopt.quantize.placement import QuantizedNode, activation_params, quantized_nodes
+from edgeopt.quantize.scheme import Family, Scheme
+from edgeopt.settings import QuantizeSettings
+
+_INT32_ROOM = 2**30  # a bias may fill half of int32, so that the accumulator keeps the other half
+_WEIGHT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
+
+
+def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: QuantizeSettings, out_dir: Path) -> QdqModel:
+    """Turn a float graph and its ranges into a QDQ graph under a scheme.
+
+    Raises:
+        QuantizationError: if nothing can be quantized, a weight is not finite or a range is missing.
+    """
+    model = ir.load(source.path)
+    graph = model.graph
+    _canonical_gemms(graph)
+    nodes = quantized_nodes(graph, scheme, settings)
+    if not any(item.family is Family.WEIGHTED for item in nodes):
+        raise QuantizationError(
+            "the graph has no convolution or matrix product with constant weights to quantize",
+            hint="float_nodes leaves none over, or the network is not one that int8 helps",
+        )
+    params = activation_params(nodes, ranges.tensors, scheme)
+    writer = _QdqWriter(graph, params, scheme)
+    for item in nodes:
+        writer.quantize_node(item)
+    path = out_dir / "model.onnx"
+    ir.save(model, path)
+    return QdqModel(path, scheme.name)
+
+
+class _QdqWriter:
+    """Puts Q/DQ pairs into one graph; each activation gets one pair that all of its readers share."""
+
+    def __init__(self, graph: ir.Graph, params: Mapping[ir.Value, QuantParams], scheme: Scheme) -> None:
+        self._graph = graph
+        self._params = params
+        self._scheme = scheme
+        self._dequantized: dict[ir.Value, ir.Value] = {}
+
+    def quantize_node(self, item: QuantizedNode) -> None:
+        """Route one node's activations through Q/DQ and quantize its constants."""
+        node = item.node
+        for index, value in enumerate(node.inputs):
+            if value is None or not any(value is read for read in item.reads):
+                continue
+            node.replace_input_with(index, self._read(node, value))
+        if item.family is Family.WEIGHTED:
+            self._quantize_weights(node, self._params[item.reads[0]])
+        if self._scheme.outputs:
+            for value in item.writes:
+                self._pair(value, everywhere=True)
+
+    def _read(self, node: ir.Node, value: ir.Value) -> ir.Value:
+        if value.const_value is not None:
+            return self._constant(node, value)
+        return self._pair(value, everywhere=self._scheme.outputs)
+
+    def _pair(self, value: ir.Value, *, everywhere: bool) -> ir.Value:
+        """Return what ``value`` is after a Q/DQ pair; with ``everywhere`` all readers and the graph output take it."""
+        if value in self._dequantized:
+            return self._dequantized[value]
+        name = str(value.name)
+        params = self._params[value]
+        scale = self._initializer(f"{name}.scale", np.float32(params.scale))
+        zero_point = self._initializer(f"{name}.zero_point", np.int8(params.zero_point))
+        quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}.quantize")
+        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}.dequantize")
+        result = _typed(dequantize.outputs[0], f"{name}.dequantized", ir.DataType.FLOAT, value.shape)
+        _typed(quantize.outputs[0], f"{name}.quantized", ir.DataType.INT8, value.shape)
+        if everywhere:
+            self._replace_everywhere(value, result, quantize)
+        self._insert(value, [quantize, dequantize])
+        self._dequantized[value] = result
+        self._dequantized[result] = result
+        return result
+
+    def _replace_everywhere(self, value: ir.Value, result: ir.Value, quantize: ir.Node) -> None:
+        for use in list(value.uses()):
+            if use.node is not quantize:
+                use.node.replace_input_with(use.idx, result)
+        for index, output in enumerate(self._graph.outputs):
+            if output is value:
+                name = value.name
+                value.name, result.name = f"{name}.float", name
+                self._graph.outputs[index] = result
+
+    def _insert(self, value: ir.Value, nodes: list[ir.Node]) -> None:
+        producer = value.producer()
+        if producer is not None:
+            self._graph.insert_after(producer, nodes)
+        else:
+            self._graph.insert_before(self._graph[0], nodes)
+
+    def _constant(self, node: ir.Node, value: ir.Value) -> ir.Value:
+        """Quantize a constant operand of an elementwise operator, per tensor."""
+        data = _array(value)
+        params = self._scheme.activation_params(float(data.min()), float(data.max()))
+        integers = quantize_int8(data, params.scale, params.zero_point)
+        return self._stored(node, str(value.name), integers, np.float32(params.scale), np.int8(params.zero_point))
+
+    def _quantize_weights(self, node: ir.Node, activation: QuantParams) -> None:
+        weight_value = _given(node, 1)
+        axis = _WEIGHT_AXIS[node.op_type]
+        weight = _array(weight_value)
+        bias_value = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = None if bias_value is None else _array(bias_value)
+        per_channel = not (node.op_type == "ConvTranspose" and _integer_attribute(node, "group", 1) > 1)
+        scales = per_channel_weight_scales(weight, axis) if per_channel else _per_tensor_scale(weight)
+        if bias is not None and self._scheme.integer_bias:
+            scales = _wide_enough_for_bias(scales, bias, activation.scale)
+        shape = [1] * weight.ndim
+        shape[axis] = -1
+        stretched = scales.reshape(shape) if scales.ndim else scales
+        integers = quantize_int8(weight, stretched, low=-INT8_MAX)
+        zeros = np.zeros(scales.shape, np.int8)
+        name = str(weight_value.name)
+        node.replace_input_with(1, self._stored(node, name, integers, scales, zeros, axis % weight.ndim))
+        if bias is not None and bias_value is not None and self._scheme.integer_bias:
+            # LiteRT and ONNX Runtime add the bias to the accumulator, whose scale is this product.
+            bias_scales = np.broadcast_to(np.float32(activation.scale) * scales, bias.shape).astype(np.float32)
+            steps = np.rint(bias.astype(np.float64) / bias_scales.astype(np.float64)).astype(np.int32)
+            zeros32 = np.zeros(bias.shape, np.int32)
+            stored = self._stored(node, f"{name}.{bias_value.name}", steps, bias_scales, zeros32, 0)
+            node.replace_input_with(2, stored)
+
+    def _stored(
+        self,
+        node: ir.Node,
+        name: str,
+        integers: NDArray[np.integer],
+        scale: NDArray[np.float32] | np.float32,
+        zero_point: NDArray[np.integer] | np.integer,
+        axis: int | None = None,
+    ) -> ir.Value:
+        """Store integers as an initializer and return what its DequantizeLinear gives to ``node``."""
+        stem = f"{node.name}.{name}"
+        stored = self._initializer(f"{stem}.quantized", integers)
+        scale_value = self._initializer(f"{stem}.scale", scale)
+        zero_value = self._initializer(f"{stem}.zero_point", zero_point)
+        attributes = {"axis": axis} if axis is not None and np.ndim(scale) else {}
+        dequantize = ir.node(
+            "DequantizeLinear", [stored, scale_value, zero_value], attributes=attributes, name=f"{stem}.dequantize"
+        )
+        self._graph.insert_before(node, dequantize)
+        shape = ir.Shape(integers.shape)
+        return _typed(dequantize.outputs[0], f"{stem}.dequantized", ir.DataType.FLOAT, shape)
+
+    def _initializer(self, name: str, data: NDArray[np.generic] | np.generic) -> ir.Value:
+        tensor = ir.tensor(np.asarray(data), name=name)
+        value = ir.Value(
+            name=name, shape=ir.Shape(np.shape(data)), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self._graph.register_initializer(value)
+        return value
+
+
+def _canonical_gemms(graph: ir.Graph) -> None:
+    """Give every Gemm with constant weights ``transB == 1`` and ``alpha == beta == 1``, so that channels are axis 0."""
+    for node in graph:
+        if node.op_type != "Gemm" or node.inputs[1] is None or node.inputs[1].const_value is None:
+            continue
+        weight = _array(node.inputs[1]) * np.float32(_float_attribute(node, "alpha", 1.0))
+        if not _integer_attribute(node, "transB", 0):
+            weight = np.ascontiguousarray(weight.T)
+        node.replace_input_with(1, _constant_value(graph, f"{node.name}.weight", weight))
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None and bias.const_value is not None:
+            data = _array(bias) * np.float32(_float_attribute(node, "beta", 1.0))
+            flat = np.broadcast_to(data.reshape(-1), (weight.shape[0],)).astype(np.float32)
+            node.replace_input_with(2, _constant_value(graph, f"{node.name}.bias", flat))
+        for key, attribute in (("transB", ir.AttrInt64("transB", 1)), ("alpha", None), ("beta", None)):
+            node.attributes.pop(key, None)
+            if attribute is not None:
+                node.attributes[key] = attribute
+    _drop_unused_initializers(graph)
+
+
+def _drop_unused_initializers(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _constant_value(graph: ir.Graph, name: str, data: NDArray[np.float32]) -> ir.Value:
+    tensor = ir.tensor(data, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(data.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _wide_enough_for_bias(
+    scales: NDArray[np.float32], bias: NDArray[np.float32], activation_scale: float
+) -> NDArray[np.float32]:
+    """Widen the weight scale of a channel whose bias would not fit int32: its weights are as good as zero."""
+    if not np.isfinite(bias).all():
+        raise QuantizationError("a bias is NaN or infinite")
+    needed = np.abs(bias.astype(np.float64)) / (activation_scale * _INT32_ROOM)
+    return np.maximum(scales, np.maximum(needed, MIN_SCALE)).astype(np.float32)
+
+
+def _per_tensor_scale(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    return per_channel_weight_scales(weight.reshape(1, -1), 0).reshape(())
+
+
+def _typed(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+    value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
+    return value
+
+
+def _array(value: ir.Value) -> NDArray[np.float32]:
+    if value.const_value is None:
+        raise QuantizationError(f"{value.name!r} is not a constant")
+    return np.asarray(value.const_value.numpy(), np.float32)
+
+
+def _given(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    if value is None:
+        raise QuantizationError(f"{node.op_type} {node.name!r} has no input {index}")
+    return value
+
+
+def _integer_attribute(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def _float_attribute(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
