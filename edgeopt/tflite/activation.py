@@ -1,0 +1,41 @@
+"""Activations whose int8 kernels are tables, and which therefore prescribe their output's scale."""
+
+from __future__ import annotations
+
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeopt.tflite.program import Quantization, Tensor
+from edgeopt.tflite.step import Operands, RefusedError, Step
+
+_UNIT_INTERVAL = Quantization((1 / 256,), (-128,))
+_SYMMETRIC = Quantization((1 / 128,), (0,))
+
+
+def gives_unit_interval(operands: Operands, output: Quantization) -> bool:
+    """LOGISTIC and SOFTMAX write scale 1/256 and zero-point -128 and nothing else."""
+    return output == _UNIT_INTERVAL
+
+
+def gives_symmetric_unit(operands: Operands, output: Quantization) -> bool:
+    """TANH writes scale 1/128 and zero-point 0 and nothing else."""
+    return output == _SYMMETRIC
+
+
+def sigmoid(step: Step) -> Tensor:
+    """Lower Sigmoid."""
+    return step.emitter.emit("LOGISTIC", [step.data], step.output)
+
+
+def tanh(step: Step) -> Tensor:
+    """Lower Tanh."""
+    return step.emitter.emit("TANH", [step.data], step.output)
+
+
+def softmax(step: Step) -> Tensor:
+    """Lower Softmax over the last axis."""
+    rank = len(step.data.shape)
+    if step.node.attributes.get_int("axis", -1) % rank != rank - 1:
+        raise RefusedError("softmax over an axis that is not the last")
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    return step.emitter.emit("SOFTMAX", [step.data], step.output, options)

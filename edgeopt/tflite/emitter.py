@@ -1,0 +1,105 @@
+"""Add operators and tensors to a program: what every operator family writes with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from edgeopt.tflite.program import DYNAMIC, Operator, Program, Quantization, Tensor
+from edgeopt.tflite.versions import operator_version
+
+
+class Emitter:
+    """Builds one program; tensor names stay unique."""
+
+    def __init__(self) -> None:
+        self.program = Program()
+        self._names: set[str] = set()
+        self._before_reshape: dict[Tensor, Tensor] = {}
+
+    def tensor(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], quantization: Quantization | None = None
+    ) -> Tensor:
+        """Return a new tensor that an operator will write."""
+        return Tensor(self._unique(name), shape, dtype, quantization)
+
+    def like(self, model: Tensor, suffix: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Return a new tensor of the same dtype and quantization, and of the same shape unless another is given."""
+        return self.tensor(f"{model.name}_{suffix}", model.shape if shape is None else shape, model.dtype, model.quantization)
+
+    def constant(self, name: str, array: NDArray[Any], quantization: Quantization | None = None) -> Tensor:
+        """Return a new constant; equal contents share their bytes in the file."""
+        return Tensor(self._unique(name), array.shape, array.dtype, quantization, array)
+
+    def emit(
+        self,
+        builtin: str,
+        inputs: list[Tensor | None],
+        output: Tensor,
+        options: Any = None,
+        *,
+        version: int | None = None,
+    ) -> Tensor:
+        """Append an operator and return its output; without ``version``, the lowest for the dtype of its first input."""
+        data = inputs[0]
+        assert data is not None
+        number = operator_version(builtin, integer=data.dtype == np.int8) if version is None else version
+        self.program.operators.append(Operator(builtin, number, tuple(inputs), (output,), options))
+        return output
+
+    def reshape(self, source: Tensor, shape: tuple[int, ...], output: Tensor | None = None) -> Tensor:
+        """Reshape ``source``; a chain of reshapes becomes one, and none if it ends in the shape it began with."""
+        root = self._before_reshape.get(source, source)
+        if output is None:
+            if root.shape == shape:
+                return root
+            output = self.like(source, "reshaped", shape)
+        options = schema.ReshapeOptionsT()
+        options.newShape = np.array(shape, np.int32)
+        new_shape = self.constant(f"{output.name}_shape", np.array(shape, np.int32))
+        self._before_reshape[output] = root
+        return self.emit("RESHAPE", [root, new_shape], output, options)
+
+    def requantize(self, source: Tensor, quantization: Quantization, output: Tensor | None = None) -> Tensor:
+        """Return ``source`` under another scale; the same tensor if it has that scale already."""
+        if output is None:
+            if source.quantization == quantization:
+                return source
+            output = self.tensor(f"{source.name}_requantized", source.shape, source.dtype, quantization)
+        return self.emit("QUANTIZE", [source], output)
+
+    def pad(self, source: Tensor, pads: list[tuple[int, int]], value: Tensor | None = None) -> Tensor:
+        """Surround ``source`` with real zeros, or with ``value``; unchanged if there is nothing to add."""
+        if not any(before or after for before, after in pads):
+            return source
+        shape = tuple(
+            size if size == DYNAMIC else size + before + after
+            for size, (before, after) in zip(source.shape, pads, strict=True)
+        )
+        output = self.like(source, "padded", shape)
+        paddings = self.constant(f"{output.name}_paddings", np.array(pads, np.int32))
+        version = 4 if len(pads) > 4 else None
+        if value is None:
+            return self.emit("PAD", [source, paddings], output, schema.PadOptionsT(), version=version)
+        return self.emit("PADV2", [source, paddings, value], output, schema.PadV2OptionsT(), version=version)
+
+    def remove_dead(self) -> None:
+        """Drop operators whose result nobody reads."""
+        alive = {tensor for _, tensor in self.program.outputs}
+        kept = []
+        for operator in reversed(self.program.operators):
+            if alive.intersection(operator.outputs):
+                alive.update(tensor for tensor in operator.inputs if tensor is not None)
+                kept.append(operator)
+        self.program.operators = kept[::-1]
+
+    def _unique(self, name: str) -> str:
+        unique, suffix = name, 0
+        while unique in self._names:
+            suffix += 1
+            unique = f"{name}_{suffix}"
+        self._names.add(unique)
+        return unique

@@ -1,0 +1,262 @@
+"""What each operator asks of the order of its operands' axes; the method is told in :mod:`edgeopt.tflite.layout`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeopt.tflite.constants import Constant, read_constant, write_constant
+from edgeopt.tflite.reshaping import permutation_after_reshape
+from edgeopt.tflite.shapes import Permutation, identity, inverse, permuted
+
+if TYPE_CHECKING:
+    from edgeopt.tflite.layout import LayoutWalk
+
+Rule = Callable[[ir.Node, "LayoutWalk"], None]
+
+_CHANNELS_LAST: Permutation = (0, 2, 3, 1)
+
+
+def rule_for(node: ir.Node) -> Rule:
+    """Return the rule of a node; operators that nobody listed see everything in ONNX's own order."""
+    return RULES.get(node.op_type, as_in_onnx)
+
+
+def as_in_onnx(node: ir.Node, walk: LayoutWalk) -> None:
+    """Need every input in ONNX's own order, and keep every output so."""
+    for index, value in enumerate(node.inputs):
+        if value is not None:
+            walk.use(node, index, identity(len(walk.shape(value))))
+
+
+def channels_last(node: ir.Node, walk: LayoutWalk) -> None:
+    """Become the channels-last operator of the same name; weights and bias stay as they are."""
+    source = _data(node)
+    if len(walk.shape(source)) != 4:
+        as_in_onnx(node, walk)
+        return
+    walk.use(node, 0, _CHANNELS_LAST)
+    node.domain = "edgeopt"
+    walk.keep(node, _CHANNELS_LAST)
+
+
+def any_order(node: ir.Node, walk: LayoutWalk) -> None:
+    """Work on one operand element by element: take it as it is stored."""
+    _follow(node, walk)
+
+
+def quantization(node: ir.Node, walk: LayoutWalk) -> None:
+    """Quantize or dequantize: elementwise with one scale; with several only on constants, which stay as they are."""
+    if read_constant(node.outputs[0]) is None:
+        _follow(node, walk)
+
+
+def elementwise(node: ir.Node, walk: LayoutWalk) -> None:
+    """Work on several operands with broadcasting: bring them all to the order of the one that is not in ONNX's own."""
+    rank = len(walk.shape(node.outputs[0]))
+    operands = [value for value in node.inputs if value is not None]
+    permutation = _common_order([v for v in operands if read_constant(v) is None], rank, walk)
+    for index, value in enumerate(node.inputs):
+        if value is not None and len(walk.shape(value)) < rank and permutation != identity(rank):
+            node.replace_input_with(index, _with_rank(value, rank, node, walk))
+        operand = node.inputs[index]
+        if operand is not None and len(walk.shape(operand)) == rank:
+            walk.use(node, index, permutation)
+        elif operand is not None:
+            walk.use(node, index, identity(len(walk.shape(operand))))
+    walk.keep(node, permutation)
+
+
+def concat(node: ir.Node, walk: LayoutWalk) -> None:
+    """Bring all operands to one order and rename the axis."""
+    elementwise(node, walk)
+    _rename_axis(node, walk.permutation(node.outputs[0]))
+
+
+def softmax(node: ir.Node, walk: LayoutWalk) -> None:
+    """Need the axis last, where TFLite's kernel works; the other axes may be anywhere."""
+    source = _data(node)
+    permutation = walk.permutation(source)
+    axis = node.attributes.get_int("axis", -1) % len(permutation)
+    if permutation[-1] != axis:
+        permutation = (*(other for other in permutation if other != axis), axis)
+    walk.use(node, 0, permutation)
+    node.attributes.add(ir.AttrInt64("axis", len(permutation) - 1))
+    walk.keep(node, permutation)
+
+
+def mean(node: ir.Node, walk: LayoutWalk) -> None:
+    """Rename the axes; what remains keeps its order."""
+    permutation = walk.permutation(_data(node))
+    axes = list(node.attributes.get_ints("axes"))
+    walk.use(node, 0, permutation)
+    node.attributes.add(ir.AttrInt64s("axes", sorted(inverse(permutation)[axis] for axis in axes)))
+    if node.attributes.get_int("keepdims"):
+        walk.keep(node, permutation)
+        return
+    left = [axis for axis in range(len(permutation)) if axis not in axes]
+    walk.keep(node, tuple(left.index(axis) for axis in permutation if axis in left))
+
+
+def pad(node: ir.Node, walk: LayoutWalk) -> None:
+    """Reorder the pads."""
+    permutation = walk.permutation(_data(node))
+    pads = tuple(node.attributes.get_ints("pads"))
+    rank = len(permutation)
+    walk.use(node, 0, permutation)
+    renamed = permuted(pads[:rank], permutation) + permuted(pads[rank:], permutation)
+    node.attributes.add(ir.AttrInt64s("pads", list(renamed)))
+    walk.keep(node, permutation)
+
+
+def slices(node: ir.Node, walk: LayoutWalk) -> None:
+    """Reorder the bounds."""
+    permutation = walk.permutation(_data(node))
+    walk.use(node, 0, permutation)
+    for name in ("starts", "ends", "steps"):
+        bounds = tuple(node.attributes.get_ints(name))
+        node.attributes.add(ir.AttrInt64s(name, list(permuted(bounds, permutation))))
+    walk.keep(node, permutation)
+
+
+def transpose(node: ir.Node, walk: LayoutWalk) -> None:
+    """Move nothing: the same stored tensor, with its axes renamed."""
+    source = _data(node)
+    stored = walk.permutation(source)
+    given = node.attributes.get_ints("perm", None)
+    moved = tuple(given) if given else tuple(reversed(range(len(stored))))
+    walk.alias(node.outputs[0], source, permuted(inverse(moved), stored))
+
+
+def reshape(node: ir.Node, walk: LayoutWalk) -> None:
+    """Keep the order if the groups of axes allow it, or leave it to the weights behind; else fall back to ONNX's."""
+    source, target = _data(node), node.outputs[0]
+    stored = walk.permutation(source)
+    shape, new_shape = walk.shape(source), walk.shape(target)
+    after = permutation_after_reshape(shape, new_shape, stored)
+    if after is None and _move_into_weights(node, walk):
+        walk.use(node, 0, stored)
+        return
+    if after is None:
+        walk.use(node, 0, identity(len(shape)))
+        return
+    walk.use(node, 0, stored)
+    node.attributes.add(ir.AttrInt64s("shape", list(permuted(new_shape, after))))
+    walk.keep(node, after)
+
+
+def fully_connected(node: ir.Node, walk: LayoutWalk) -> None:
+    """Need the last axis last."""
+    source = _data(node)
+    permutation = walk.permutation(source)
+    if permutation[-1] != len(permutation) - 1:
+        permutation = identity(len(permutation))
+    walk.use(node, 0, permutation)
+    walk.keep(node, permutation)
+
+
+def _data(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None, node.name
+    return value
+
+
+def _follow(node: ir.Node, walk: LayoutWalk) -> None:
+    permutation = walk.permutation(_data(node))
+    walk.use(node, 0, permutation)
+    walk.keep(node, permutation)
+
+
+def _rename_axis(node: ir.Node, permutation: Permutation) -> None:
+    axis = node.attributes.get_int("axis") % len(permutation)
+    node.attributes.add(ir.AttrInt64("axis", inverse(permutation)[axis]))
+
+
+def _common_order(operands: list[ir.Value], rank: int, walk: LayoutWalk) -> Permutation:
+    """Return the order of the largest operand that is not in ONNX's own order, so that as little as possible moves."""
+    orders = [(int(np.prod(np.abs(walk.shape(v)))), walk.permutation(v)) for v in operands if len(walk.shape(v)) == rank]
+    moved = [(size, order) for size, order in orders if order != identity(rank)]
+    return max(moved, key=lambda entry: entry[0])[1] if moved else identity(rank)
+
+
+def _with_rank(value: ir.Value, rank: int, node: ir.Node, walk: LayoutWalk) -> ir.Value:
+    """Add the axes of size 1 that broadcasting adds in front."""
+    constant = read_constant(value)
+    if constant is not None:
+        return write_constant(constant.with_rank(rank), f"{value.name}_rank{rank}", node)
+    shape = (1,) * (rank - len(walk.shape(value))) + walk.shape(value)
+    expand = ir.node("Reshape", [value], {"shape": list(shape)}, domain="edgeopt", name=f"{value.name}_rank{rank}")
+    output = expand.outputs[0]
+    output.name, output.type, output.shape = f"{value.name}_rank{rank}", value.type, ir.Shape(shape)
+    node.prepend(expand)
+    reshape(expand, walk)
+    return output
+
+
+def _move_into_weights(node: ir.Node, walk: LayoutWalk) -> bool:
+    """Rearrange the columns of the weights behind a Flatten instead of moving its input.
+
+    Possible if axis 0 stays in front and all that sees the result, through elementwise operators, is fully connected
+    layers: they then add up the same products in another order, which integers and no test of ours can tell.
+    """
+    source, target = _data(node), node.outputs[0]
+    shape, stored = walk.shape(source), walk.permutation(source)
+    if len(walk.shape(target)) != 2 or stored[0] != 0 or shape[0] != walk.shape(target)[0] or min(shape[1:]) < 1:
+        return False
+    layers = _layers_behind(target)
+    for layer in layers or []:
+        weight = read_constant(layer.inputs[1])
+        assert weight is not None
+        columns = np.arange(int(np.prod(shape[1:]))).reshape(shape[1:])
+        order = columns.transpose([axis - 1 for axis in stored[1:]]).reshape(-1)
+        moved = Constant(weight.array[:, order], weight.scales, weight.zero_points, weight.axis)
+        layer.replace_input_with(1, write_constant(moved, f"{layer.name}_weight_stored", layer))
+    return bool(layers)
+
+
+def _layers_behind(value: ir.Value) -> list[ir.Node] | None:
+    """Return the fully connected layers that alone read ``value``, or ``None`` if anything else does."""
+    if value.is_graph_output():
+        return None
+    layers: list[ir.Node] = []
+    for node, index in value.uses():
+        if node.op_type == "FullyConnected" and index == 0:
+            layers.append(node)
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear", "Clamp") and index == 0:
+            behind = _layers_behind(node.outputs[0])
+            if behind is None:
+                return None
+            layers += behind
+        else:
+            return None
+    return layers
+
+
+RULES: Mapping[str, Rule] = {
+    "Add": elementwise,
+    "AveragePool": channels_last,
+    "Clamp": any_order,
+    "Concat": concat,
+    "Conv": channels_last,
+    "DequantizeLinear": quantization,
+    "Div": elementwise,
+    "FullyConnected": fully_connected,
+    "HardSigmoid": any_order,
+    "HardSwish": any_order,
+    "MaxPool": channels_last,
+    "Mean": mean,
+    "Mul": elementwise,
+    "Pad": pad,
+    "QuantizeLinear": quantization,
+    "Reshape": reshape,
+    "Resize": channels_last,
+    "Sigmoid": any_order,
+    "Slice": slices,
+    "Softmax": softmax,
+    "Sub": elementwise,
+    "Tanh": any_order,
+    "Transpose": transpose,
+}

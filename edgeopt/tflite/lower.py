@@ -1,0 +1,55 @@
+"""The door: a QDQ or float ONNX graph in, the bytes of a .tflite file out, with the graph's own scales.
+
+    normal form -> channels-last layout -> program -> flatbuffer
+
+Each step works on the result of the one before; the argument is never changed. What cannot be expressed exactly is
+refused before anything is written, all of it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import onnx_ir as ir
+
+from edgeopt.errors import LoweringError, Refusal
+from edgeopt.tflite.layout import to_channels_last
+from edgeopt.tflite.normal_form import to_normal_form
+from edgeopt.tflite.translate import translate
+from edgeopt.tflite.writer import write
+
+
+def lower(
+    model: ir.Model,
+    *,
+    input_layouts: Mapping[str, Literal["NCHW", "NHWC"]] | None = None,
+    output_layouts: Mapping[str, Literal["NCHW", "NHWC"]] | None = None,
+    integer_io: bool = True,
+) -> bytes:
+    """Lower an ONNX graph to the bytes of a .tflite file; the same graph gives the same bytes.
+
+    Args:
+        model: a graph of opset 13 or later. What lies between DequantizeLinear and QuantizeLinear runs in int8
+            kernels, everything else in float.
+        input_layouts: how the application hands over inputs with four axes, by name; left out, as in the ONNX graph.
+        output_layouts: the same for outputs.
+        integer_io: whether quantized inputs and outputs are int8 tensors, or float ones with QUANTIZE and DEQUANTIZE.
+
+    Raises:
+        LoweringError: naming every node that cannot be lowered exactly.
+    """
+    normal = to_normal_form(model)
+    to_channels_last(normal, input_layouts or {}, output_layouts or {})
+    program, refusals = translate(normal.graph, integer_io=integer_io)
+    _refuse(refusals)
+    return write(program)
+
+
+def _refuse(refusals: list[Refusal]) -> None:
+    if refusals:
+        raise LoweringError(
+            f"{len(refusals)} of the graph's nodes cannot be lowered to TFLite exactly",
+            refusals=refusals,
+            hint="replace these operators in the network, or cut them off the graph and run them in the application",
+        )

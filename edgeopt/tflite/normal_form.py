@@ -1,0 +1,69 @@
+"""Rewrite an ONNX graph into the few operators that the rest of the lowering knows.
+
+ONNX says one thing in many ways: Relu, Clip-6 with attributes and Clip-11 with inputs; Flatten, Squeeze, Unsqueeze and
+Reshape; Gemm, and MatMul with an Add behind it. Here each becomes one operator of the domain ``edgeopt``, in which
+*every parameter is an attribute and every input is data*:
+
+    Clamp(x) {low, high}                  Relu, Clip
+    FullyConnected(x, w, b?)              Gemm, MatMul (+ Add); w is (out, in), b is (out,)
+    Mean(x) {axes, keepdims}              ReduceMean, GlobalAveragePool
+    Reshape(x) {shape}                    Reshape, Flatten, Squeeze, Unsqueeze; -1 is a dynamic axis
+    Pad(x) {pads, value}                  Pad with a constant
+    Slice(x) {starts, ends, steps}        Slice, one entry an axis
+    Resize(x) {mode, ...}                 Resize to known sizes
+
+Conv and the pools keep their ONNX names until the layout pass moves them to the channels-last operators of this domain;
+their attributes are completed here, so that ``auto_pad`` is explicit pads from now on. :mod:`edgeopt.tflite.meaning`
+turns each of these operators back into plain ONNX, so that every pass can be proven by execution.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgeopt.errors import LoweringError
+from edgeopt.tflite import rewrites
+from edgeopt.tflite.folding import fold_constants
+
+DOMAIN = "edgeopt"
+OLDEST_OPSET = 13
+
+
+def to_normal_form(model: ir.Model) -> ir.Model:
+    """Return a copy of ``model`` in normal form; the argument stays as it is.
+
+    Raises:
+        LoweringError: if the opset is older than 13, where quantization by axis began.
+    """
+    model = model.clone()
+    opset = model.graph.opset_imports.get("", 0)
+    if opset < OLDEST_OPSET:
+        raise LoweringError(
+            f"the graph has ONNX opset {opset}, expected {OLDEST_OPSET} or later",
+            hint="export it again with a newer opset, or use onnx.version_converter",
+        )
+    common.InlinePass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _infer_missing_shapes(model)
+    _name_nodes(model.graph)
+    fold_constants(model.graph, opset)
+    for node in list(model.graph):
+        rewrite = rewrites.REWRITES.get(node.op_type)
+        if rewrite is not None and not node.domain and node.graph is not None:
+            rewrite(node)
+    model.graph.opset_imports[DOMAIN] = 1
+    common.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _infer_missing_shapes(model: ir.Model) -> None:
+    values = (value for node in model.graph for value in node.outputs)
+    if any(value.shape is None or value.dtype is None for value in values):
+        common.ShapeInferencePass()(model)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give every node a name, for refusals and for the tensors that we add beside it."""
+    for index, node in enumerate(graph):
+        node.name = node.name or f"{node.op_type}_{index}"

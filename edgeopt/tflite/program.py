@@ -1,0 +1,79 @@
+"""A TFLite program while it is built: tensors and operators as plain records, in the order in which they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DYNAMIC = -1  # an axis whose size the application chooses
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """``real = scales * (stored - zero_points)``, per tensor with one scale or per slice along ``axis`` with several."""
+
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def scale(self) -> float:
+        """The one scale of a per-tensor quantization."""
+        (scale,) = self.scales
+        return scale
+
+    @property
+    def zero_point(self) -> int:
+        """The one zero-point of a per-tensor quantization."""
+        (zero_point,) = self.zero_points
+        return zero_point
+
+    @property
+    def is_per_tensor(self) -> bool:
+        """Whether one scale serves the whole tensor."""
+        return len(self.scales) == 1
+
+
+@dataclass(eq=False)
+class Tensor:
+    """One tensor; ``data`` makes it a constant. Two tensors are equal only if they are the same object."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    quantization: Quantization | None = None
+    data: NDArray[Any] | None = None
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the tensor holds quantized values."""
+        return self.quantization is not None
+
+    @property
+    def per_tensor(self) -> Quantization:
+        """The quantization of a tensor that is known to have one."""
+        assert self.quantization is not None, self.name
+        return self.quantization
+
+
+@dataclass(eq=False)
+class Operator:
+    """One built-in operator by its name in the schema; ``options`` is the schema's ``...OptionsT`` record or ``None``."""
+
+    builtin: str
+    version: int
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    options: Any = None
+
+
+@dataclass
+class Program:
+    """Operators in execution order, and the graph's inputs and outputs under the names that the application uses."""
+
+    inputs: list[tuple[str, Tensor]] = field(default_factory=list)
+    outputs: list[tuple[str, Tensor]] = field(default_factory=list)
+    operators: list[Operator] = field(default_factory=list)

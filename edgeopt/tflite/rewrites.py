@@ -1,0 +1,269 @@
+"""The rewrites into normal form, one function an ONNX operator; each leaves alone what it cannot express.
+
+What is left alone keeps its ONNX name, and is refused by that name later unless it is an operator we lower as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeopt.tflite.constants import Constant, read_array, read_constant, write_constant
+from edgeopt.tflite.shapes import Shape, is_known, shape_of
+
+_DOMAIN = "edgeopt"
+
+
+def replace_node(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], domain: str = _DOMAIN, **attributes: Any) -> ir.Node:
+    """Put a new node with the same name and outputs in the place of ``node``."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    kept = {name: value for name, value in attributes.items() if value is not None}
+    new = ir.node(op_type, inputs, kept, domain=domain, name=node.name)
+    for old_output, new_output in zip(node.outputs, new.outputs, strict=False):
+        new_output.shape, new_output.type = old_output.shape, old_output.type
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs[:1], new.outputs)
+    return new
+
+
+def _identity(node: ir.Node) -> None:
+    """Identity; Dropout at inference."""
+    source, output = node.inputs[0], node.outputs[0]
+    training = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    mask_is_used = len(node.outputs) > 1 and bool(node.outputs[1].uses())
+    if mask_is_used or source is None or (training is not None and bool(training)):
+        return
+    if output.is_graph_output():
+        replace_node(node, "Reshape", [source], shape=list(shape_of(output)))
+        return
+    output.replace_all_uses_with(source)
+
+
+def _relu(node: ir.Node) -> None:
+    replace_node(node, "Clamp", node.inputs, low=0.0, high=math.inf)
+
+
+def _clip(node: ir.Node) -> None:
+    bounds = [-math.inf, math.inf]
+    for index in (1, 2):
+        if len(node.inputs) > index and node.inputs[index] is not None:
+            bound = read_array(node.inputs[index])
+            if bound is None:
+                return
+            bounds[index - 1] = float(bound.reshape(()))
+    if bounds[0] <= bounds[1]:
+        replace_node(node, "Clamp", node.inputs[:1], low=bounds[0], high=bounds[1])
+
+
+def _reshape(node: ir.Node) -> None:
+    """Reshape, Flatten, Squeeze, Unsqueeze: the result's shape is all that matters."""
+    shape = shape_of(node.outputs[0])
+    if sum(size < 0 for size in shape) <= 1:
+        replace_node(node, "Reshape", node.inputs[:1], shape=list(shape))
+
+
+def _mean(node: ir.Node) -> None:
+    rank = len(shape_of(node.inputs[0]))
+    given = node.attributes.get_ints("axes", None)
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        array = read_array(node.inputs[1])
+        if array is None:
+            return
+        given = array.tolist()
+    if not given and node.attributes.get_int("noop_with_empty_axes", 0):
+        return
+    axes = sorted(axis % rank for axis in given) if given else list(range(rank))
+    replace_node(node, "Mean", node.inputs[:1], axes=axes, keepdims=node.attributes.get_int("keepdims", 1))
+
+
+def _global_average(node: ir.Node) -> None:
+    rank = len(shape_of(node.inputs[0]))
+    replace_node(node, "Mean", node.inputs, axes=list(range(2, rank)), keepdims=1)
+
+
+def _pad(node: ir.Node) -> None:
+    pads, value = read_array(node.inputs[1]), 0.0
+    rank = len(shape_of(node.inputs[0]))
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        array = read_constant(node.inputs[2])
+        if array is None:
+            return
+        value = float(array.real().reshape(()))
+    axes = read_array(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else np.arange(rank)
+    if pads is None or axes is None or node.attributes.get_string("mode", "constant") != "constant" or pads.min() < 0:
+        return
+    full = np.zeros((2, rank), np.int64)
+    full[:, axes % rank] = pads.reshape(2, -1)
+    replace_node(node, "Pad", node.inputs[:1], pads=full.reshape(-1).tolist(), value=value)
+
+
+def _slice(node: ir.Node) -> None:
+    shape = shape_of(node.inputs[0])
+    arrays = [read_array(value) for value in node.inputs[1:]]
+    if any(array is None for array in arrays) or len(arrays) < 2:
+        return
+    starts, ends = arrays[0], arrays[1]
+    assert starts is not None and ends is not None
+    axes = arrays[2] if len(arrays) > 2 else None
+    steps = arrays[3] if len(arrays) > 3 else None
+    begin, end, stride = [0] * len(shape), [max(size, 0) for size in shape], [1] * len(shape)
+    for i, axis in enumerate(range(len(starts)) if axes is None else axes):
+        step = 1 if steps is None else int(steps[i])
+        if step < 1 or not is_known(shape[axis]):
+            return
+        begin[axis], end[axis], _ = slice(int(starts[i]), int(ends[i]), step).indices(shape[axis])
+        stride[axis] = step
+    replace_node(node, "Slice", node.inputs[:1], starts=begin, ends=end, steps=stride)
+
+
+def _gemm(node: ir.Node) -> None:
+    weight = read_constant(node.inputs[1])
+    alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
+    if weight is None or weight.array.ndim != 2 or node.attributes.get_int("transA", 0) or (alpha, beta) != (1.0, 1.0):
+        return
+    if not node.attributes.get_int("transB", 0):
+        weight = weight.transposed((1, 0))
+    inputs = [node.inputs[0], write_constant(weight, f"{node.name}_weight", node)]
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = _bias(node.inputs[2], num_outputs=weight.array.shape[0])
+        if bias is None:
+            return
+        inputs.append(write_constant(bias, f"{node.name}_bias", node))
+    replace_node(node, "FullyConnected", inputs)
+
+
+def _matmul(node: ir.Node) -> None:
+    """MatMul with a constant matrix, and the Add of a constant behind it if nothing else sees the product."""
+    weight = read_constant(node.inputs[1])
+    if weight is None or weight.array.ndim != 2 or len(shape_of(node.inputs[0])) < 2:
+        return
+    inputs = [node.inputs[0], write_constant(weight.transposed((1, 0)), f"{node.name}_weight", node)]
+    add = _only_consumer(node.outputs[0], "Add")
+    bias_value = next((value for value in add.inputs if value is not node.outputs[0]), None) if add else None
+    bias = _bias(bias_value, num_outputs=weight.array.shape[1])
+    if add is None or bias is None or shape_of(add.outputs[0]) != shape_of(node.outputs[0]):
+        replace_node(node, "FullyConnected", inputs)
+        return
+    inputs.append(write_constant(bias, f"{node.name}_bias", node))
+    replace_node(add, "FullyConnected", inputs)
+
+
+def _bias(value: ir.Value | None, num_outputs: int) -> Constant | None:
+    """Return a bias as ``(num_outputs,)``, or ``None`` if it is not constant or differs between rows."""
+    bias = read_constant(value)
+    if bias is None or bias.array.size not in (1, num_outputs) or bias.array.shape[-1:] not in ((), (1,), (num_outputs,)):
+        return None
+    array = np.broadcast_to(bias.array.reshape(-1), (num_outputs,))
+    return Constant(array, bias.scales, bias.zero_points)
+
+
+def _only_consumer(value: ir.Value, op_type: str) -> ir.Node | None:
+    consumers = list(value.consumers())
+    if value.is_graph_output() or len(value.uses()) != 1 or consumers[0].op_type != op_type:
+        return None
+    return consumers[0]
+
+
+def _batch_normalization(node: ir.Node) -> None:
+    """Fold into the Conv in front if that is its only consumer, otherwise multiply and add."""
+    arrays = [read_array(value) for value in node.inputs[1:5]]
+    source = node.inputs[0]
+    if any(array is None for array in arrays) or source is None or node.attributes.get_int("training_mode", 0):
+        return
+    gamma, beta, mean, variance = (array.astype(np.float64) for array in arrays if array is not None)
+    factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    offset = beta - mean * factor
+    if _fold_into_convolution(node, source, factor, offset):
+        return
+    spread = (-1,) + (1,) * (len(shape_of(source)) - 2)
+    factor_value = write_constant(Constant(factor.astype(np.float32).reshape(spread)), f"{node.name}_factor", node)
+    offset_value = write_constant(Constant(offset.astype(np.float32).reshape(spread)), f"{node.name}_offset", node)
+    scaled = ir.node("Mul", [source, factor_value], name=f"{node.name}_scaled")
+    scaled.outputs[0].name, scaled.outputs[0].shape = f"{node.name}_scaled", source.shape
+    scaled.outputs[0].type = source.type
+    node.prepend(scaled)
+    replace_node(node, "Add", [scaled.outputs[0], offset_value], domain="")
+
+
+def _fold_into_convolution(node: ir.Node, source: ir.Value, factor: np.ndarray, offset: np.ndarray) -> bool:
+    convolution = source.producer()
+    if convolution is None or convolution.op_type != "Conv" or source.is_graph_output() or len(source.uses()) != 1:
+        return False
+    weight = read_array(convolution.inputs[1])
+    has_bias = len(convolution.inputs) > 2 and convolution.inputs[2] is not None
+    bias = read_array(convolution.inputs[2]) if has_bias else np.zeros(factor.shape)
+    if weight is None or bias is None:
+        return False
+    scaled = (weight * factor.reshape((-1,) + (1,) * (weight.ndim - 1))).astype(np.float32)
+    shifted = (bias * factor + offset).astype(np.float32)
+    inputs = [
+        convolution.inputs[0],
+        write_constant(Constant(scaled), f"{convolution.name}_weight", convolution),
+        write_constant(Constant(shifted), f"{convolution.name}_bias", convolution),
+    ]
+    attributes = {name: attribute.value for name, attribute in convolution.attributes.items()}
+    replace_node(node, "Conv", inputs, domain="", **attributes)
+    return True
+
+
+def _window(node: ir.Node) -> None:
+    """Conv and the pools: write out every attribute, and ``auto_pad`` as explicit pads."""
+    if len(node.outputs) > 1 and node.outputs[1].uses():
+        return
+    shape, rank = shape_of(node.inputs[0]), len(shape_of(node.inputs[0])) - 2
+    kernel = node.attributes.get_ints("kernel_shape", None) or shape_of(node.inputs[1])[2:]
+    strides = node.attributes.get_ints("strides", None) or [1] * rank
+    dilations = node.attributes.get_ints("dilations", None) or [1] * rank
+    pads = _explicit_pads(node, shape[2:], kernel, strides, dilations)
+    if pads is None:
+        return
+    attributes = {name: attribute.value for name, attribute in node.attributes.items() if name != "auto_pad"}
+    attributes |= {"kernel_shape": list(kernel), "strides": list(strides), "dilations": list(dilations), "pads": pads}
+    node.attributes.clear()
+    for name, value in attributes.items():
+        node.attributes.add(ir.convenience.convert_attribute(name, value))
+
+
+def _explicit_pads(
+    node: ir.Node, sizes: Shape, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int] | None:
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return list(node.attributes.get_ints("pads", None) or [0] * (2 * len(sizes)))
+    if mode == "VALID":
+        return [0] * (2 * len(sizes))
+    if not all(is_known(size) for size in sizes):
+        return None
+    before, after = [], []
+    for size, length, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = max((math.ceil(size / stride) - 1) * stride + dilation * (length - 1) + 1 - size, 0)
+        smaller, larger = total // 2, total - total // 2
+        before.append(larger if mode == "SAME_LOWER" else smaller)
+        after.append(smaller if mode == "SAME_LOWER" else larger)
+    return before + after
+
+
+REWRITES: Mapping[str, Callable[[ir.Node], None]] = {
+    "AveragePool": _window,
+    "BatchNormalization": _batch_normalization,
+    "Clip": _clip,
+    "Conv": _window,
+    "Dropout": _identity,
+    "Flatten": _reshape,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_average,
+    "Identity": _identity,
+    "MatMul": _matmul,
+    "MaxPool": _window,
+    "Pad": _pad,
+    "ReduceMean": _mean,
+    "Relu": _relu,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Squeeze": _reshape,
+    "Unsqueeze": _reshape,
+}

@@ -1,0 +1,47 @@
+"""Shapes of ONNX values as plain tuples, with -1 for the axis that the application chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from edgeopt.tflite.program import DYNAMIC
+
+Shape = tuple[int, ...]
+Permutation = tuple[int, ...]
+
+
+class UnknownShapeError(Exception):
+    """A value whose rank is not known; inside this package only."""
+
+
+def shape_of(value: ir.Value | None) -> Shape:
+    """Return the sizes of a value's axes.
+
+    Raises:
+        UnknownShapeError: if the graph does not say, and inference could not find out.
+    """
+    if value is None or value.shape is None:
+        raise UnknownShapeError(value.name if value is not None else "")
+    return tuple(dim if isinstance(dim, int) else DYNAMIC for dim in value.shape)
+
+
+def is_known(size: int) -> bool:
+    """Whether an axis has a fixed size."""
+    return size != DYNAMIC
+
+
+def permuted(shape: Sequence[int], permutation: Permutation) -> Shape:
+    """Return ``shape`` with its axes in the order of ``permutation``, as NumPy's transpose would."""
+    return tuple(shape[axis] for axis in permutation)
+
+
+def inverse(permutation: Permutation) -> Permutation:
+    """Return the permutation that undoes ``permutation``."""
+    return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
+
+
+def identity(rank: int) -> Permutation:
+    """Return the permutation that moves nothing."""
+    return tuple(range(rank))

@@ -1,0 +1,267 @@
+"""From the stored ONNX graph to the program: find what runs in integers, and lower operator by operator.
+
+An operator runs in integers if each of its operands comes out of a DequantizeLinear, its result goes into one
+QuantizeLinear and nowhere else (a Clamp may stand between), and the table says that the int8 kernel takes these scales.
+Every other operator computes in float, and gets DEQUANTIZE and QUANTIZE around it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeopt.errors import Refusal
+from edgeopt.tflite import clamping
+from edgeopt.tflite.constants import Constant, read_array, read_constant
+from edgeopt.tflite.emitter import Emitter
+from edgeopt.tflite.operators import OPERATORS
+from edgeopt.tflite.program import Program, Quantization, Tensor
+from edgeopt.tflite.shapes import shape_of
+from edgeopt.tflite.step import Entry, RefusedError, Step
+
+
+def translate(graph: ir.Graph, *, integer_io: bool) -> tuple[Program, list[Refusal]]:
+    """Return the program, and every node that cannot be lowered; with refusals the program is not complete."""
+    translation = _Translation(graph)
+    translation.declare_inputs(integer_io)
+    for node in graph:
+        translation.lower(node)
+    if not translation.refusals:
+        translation.declare_outputs(integer_io)
+    return translation.emitter.program, translation.refusals
+
+
+class _Translation:
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.emitter = Emitter()
+        self.refusals: list[Refusal] = []
+        self._tensors: dict[ir.Value, Tensor] = {}
+        self._done: set[ir.Node] = set()
+
+    # --- borders ---------------------------------------------------------------------------------------------------
+
+    def declare_inputs(self, integer_io: bool) -> None:
+        """Make a tensor of each graph input; int8 where its only reader quantizes it."""
+        for value in self.graph.inputs:
+            reader = self._only_quantize(value) if integer_io else None
+            quantization = _quantization_of(reader) if reader is not None else None
+            if reader is None or quantization is None:
+                tensor = self.emitter.tensor(_name(value), shape_of(value), _dtype(value))
+                self._tensors[value] = tensor
+            else:
+                tensor = self.emitter.tensor(_name(value), shape_of(value), np.dtype(np.int8), quantization)
+                self._tensors[reader.outputs[0]] = tensor
+            self.emitter.program.inputs.append((_name(value), tensor))
+
+    def declare_outputs(self, integer_io: bool) -> None:
+        """Give each graph output its tensor under its name; a tensor that has a name there already is copied."""
+        taken = {tensor for _, tensor in self.emitter.program.inputs}
+        for value in self.graph.outputs:
+            tensor = (self._integer(value) if integer_io else None) or self._float(value)
+            if tensor in taken or tensor.data is not None:
+                copy = self.emitter.like(tensor, "copy")
+                tensor = self.emitter.reshape(tensor, tensor.shape, copy)
+            tensor.name = _name(value)
+            taken.add(tensor)
+            self.emitter.program.outputs.append((_name(value), tensor))
+        self.emitter.remove_dead()
+
+    # --- nodes -----------------------------------------------------------------------------------------------------
+
+    def lower(self, node: ir.Node) -> None:
+        """Lower one node, or note why not."""
+        if node in self._done:
+            return
+        try:
+            if node.op_type == "QuantizeLinear":
+                self._quantize(node)
+            elif node.op_type == "DequantizeLinear":
+                self._check_dequantize(node)
+            else:
+                self._operator(node)
+        except RefusedError as error:
+            self.refusals.append(Refusal(node.name or "", node.op_type, str(error)))
+            self._pretend(node)
+
+    def _operator(self, node: ir.Node) -> None:
+        entry = OPERATORS.get((node.domain, node.op_type))
+        if entry is None:
+            raise RefusedError("there is no lowering for this operator")
+        clamp_node = self._only_clamp(node.outputs[0])
+        end = clamp_node.outputs[0] if clamp_node is not None else node.outputs[0]
+        if node.outputs[0].dtype == ir.DataType.INT8:
+            self._tensors[node.outputs[0]] = self._moved_integers(node, entry)
+        elif (quantize := self._integer_target(node, entry, end)) is not None:
+            self._tensors[quantize.outputs[0]] = self._integer_step(node, entry, quantize, clamp_node)
+            self._done |= {quantize} | ({clamp_node} if clamp_node is not None else set())
+        else:
+            self._float_operator(node, entry, clamp_node)
+
+    def _moved_integers(self, node: ir.Node, entry: Entry) -> Tensor:
+        """Lower an operator that moves int8 as it is, such as a transpose between two quantized operators."""
+        (value,) = node.inputs
+        assert value is not None
+        source = self._tensors[value]
+        output = self._output(node.outputs[0], source.quantization)
+        return entry.lower(Step(node, (source,), output, self.emitter))
+
+    def _integer_target(self, node: ir.Node, entry: Entry, end: ir.Value) -> ir.Node | None:
+        """Return the QuantizeLinear behind an operator that can run in integers."""
+        quantize = self._only_quantize(end)
+        quantization = _quantization_of(quantize) if quantize is not None else None
+        operands = self._integer_operands(node, entry)
+        if quantization is None or operands is None:
+            return None
+        tested = tuple(None if index == entry.bias else tensor for index, tensor in enumerate(operands))
+        return quantize if entry.integer(tested, quantization) else None
+
+    def _integer_operands(self, node: ir.Node, entry: Entry) -> tuple[Tensor | None, ...] | None:
+        operands: list[Tensor | None] = []
+        for index, value in enumerate(node.inputs):
+            tensor = self._integer(value) if value is not None else None
+            if tensor is None and value is not None and index == entry.bias and read_constant(value) is not None:
+                tensor = self._float(value)
+            if tensor is None and value is not None:
+                return None
+            operands.append(tensor)
+        return tuple(operands)
+
+    def _integer_step(self, node: ir.Node, entry: Entry, quantize: ir.Node, clamp_node: ir.Node | None) -> Tensor:
+        operands = self._integer_operands(node, entry)
+        assert operands is not None
+        wanted = self._output(quantize.outputs[0], _quantization_of(quantize), name=_name(node.outputs[0]))
+        low, high = _bounds(clamp_node)
+        code = clamping.fused_code(low, high, wanted.quantization) if entry.fuses and not entry.keeps_scale else None
+        if entry.keeps_scale and operands[0] is not None and operands[0].quantization != wanted.quantization:
+            written = self.emitter.tensor(f"{wanted.name}_own_scale", wanted.shape, wanted.dtype, operands[0].quantization)
+        else:
+            written = wanted
+        result = entry.lower(Step(node, operands, written, self.emitter, clamping.NONE if code is None else code))
+        result = self.emitter.requantize(result, wanted.per_tensor)
+        return result if code is not None else clamping.clamp(self.emitter, result, low, high)
+
+    def _float_operator(self, node: ir.Node, entry: Entry, clamp_node: ir.Node | None) -> None:
+        low, high = _bounds(clamp_node)
+        code = clamping.fused_code(low, high, None) if entry.fuses else None
+        if clamp_node is not None and code is not None:
+            output_value = clamp_node.outputs[0]
+            self._done.add(clamp_node)
+        else:
+            output_value, code = node.outputs[0], clamping.NONE
+        operands = tuple(None if value is None else self._float(value) for value in node.inputs)
+        output = self._output(output_value, None)
+        self._tensors[output_value] = entry.lower(Step(node, operands, output, self.emitter, code))
+
+    def _quantize(self, node: ir.Node) -> None:
+        output, source = node.outputs[0], node.inputs[0]
+        assert source is not None
+        if output in self._tensors:
+            return
+        quantization = _quantization_of(node)
+        if quantization is None:
+            raise RefusedError("a scale or zero-point that is not a constant for int8, one for the whole tensor")
+        integer = self._integer(source)
+        if integer is not None:
+            self._tensors[output] = self.emitter.requantize(integer, quantization)
+            return
+        target = self._output(output, quantization)
+        self._tensors[output] = self.emitter.emit("QUANTIZE", [self._float(source)], target)
+
+    def _check_dequantize(self, node: ir.Node) -> None:
+        if read_constant(node.outputs[0]) is None and self._integer(node.outputs[0]) is None:
+            raise RefusedError("a value that no QuantizeLinear to int8 made")
+
+    def _pretend(self, node: ir.Node) -> None:
+        """Put tensors in the place of what a refused node would have made, so that the nodes behind it are judged too."""
+        for value in node.outputs:
+            quantization = _quantization_of(node) if node.op_type == "QuantizeLinear" else None
+            shape = () if value.shape is None else shape_of(value)
+            self._tensors[value] = self.emitter.tensor(_name(value), shape, np.dtype(np.float32), quantization)
+
+    # --- values ----------------------------------------------------------------------------------------------------
+
+    def _integer(self, value: ir.Value) -> Tensor | None:
+        """Return the int8 tensor behind a dequantized value, or ``None`` for a value that exists in float only."""
+        producer = value.producer()
+        if producer is None or producer.op_type != "DequantizeLinear":
+            return None
+        constant = read_constant(value)
+        if constant is not None:
+            return self._constant(value, constant)
+        source = producer.inputs[0]
+        tensor = self._tensors.get(source) if source is not None else None
+        if tensor is None or tensor.quantization != _quantization_of(producer):
+            return None
+        return tensor
+
+    def _float(self, value: ir.Value) -> Tensor:
+        if value not in self._tensors:
+            constant = read_constant(value)
+            integer = self._integer(value) if constant is None else None
+            if constant is not None:
+                self._tensors[value] = self._constant(value, Constant(constant.real()))
+            elif integer is not None:
+                target = self.emitter.tensor(_name(value), integer.shape, np.dtype(np.float32))
+                self._tensors[value] = self.emitter.emit("DEQUANTIZE", [integer], target)
+            else:
+                raise RefusedError(f"its input {_name(value)!r} has no value")
+        return self._tensors[value]
+
+    def _constant(self, value: ir.Value, constant: Constant) -> Tensor:
+        quantization = None
+        if constant.scales is not None and constant.zero_points is not None:
+            scales = tuple(float(scale) for scale in constant.scales)
+            quantization = Quantization(scales, tuple(int(point) for point in constant.zero_points), constant.axis)
+        return self.emitter.constant(_name(value), constant.array, quantization)
+
+    def _output(self, value: ir.Value, quantization: Quantization | None, name: str | None = None) -> Tensor:
+        dtype = np.dtype(np.float32) if quantization is None else np.dtype(np.int8)
+        if quantization is None and value.dtype is not None:
+            dtype = _dtype(value)
+        return self.emitter.tensor(name or _name(value), shape_of(value), dtype, quantization)
+
+    def _only_quantize(self, value: ir.Value) -> ir.Node | None:
+        return _only_consumer(value, "QuantizeLinear")
+
+    def _only_clamp(self, value: ir.Value) -> ir.Node | None:
+        return _only_consumer(value, "Clamp")
+
+
+def _only_consumer(value: ir.Value, op_type: str) -> ir.Node | None:
+    uses = list(value.uses())
+    if value.is_graph_output() or len(uses) != 1 or uses[0].idx != 0 or uses[0].node.op_type != op_type:
+        return None
+    return uses[0].node
+
+
+def _bounds(clamp_node: ir.Node | None) -> tuple[float, float]:
+    if clamp_node is None:
+        return -np.inf, np.inf
+    return clamp_node.attributes.get_float("low"), clamp_node.attributes.get_float("high")
+
+
+def _quantization_of(node: ir.Node) -> Quantization | None:
+    """Return the per-tensor int8 quantization of a QuantizeLinear or DequantizeLinear, or ``None`` for any other."""
+    scale = read_array(node.inputs[1])
+    zero_point = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.int8:
+        return None
+    if not np.isfinite(scale).all() or not (scale > 0).all():
+        return None
+    return Quantization((float(scale.reshape(())),), (int(zero_point.reshape(())),))
+
+
+def _name(value: ir.Value) -> str:
+    return value.name or ""
+
+
+def _dtype(value: ir.Value) -> np.dtype[np.generic]:
+    if value.dtype is None:
+        raise RefusedError(f"{_name(value)!r} has no dtype")
+    return np.dtype(value.dtype.numpy())
+
+
+__all__ = ["replace", "translate"]

@@ -1,0 +1,188 @@
+"""Write a program as a .tflite flatbuffer, the same bytes for the same program.
+
+Two things that the generated schema code does not do are done here: constants are aligned to 16 bytes, because kernels
+read them in place with vector instructions, and equal constants share one buffer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeopt.errors import LoweringError
+from edgeopt.tflite.program import DYNAMIC, Operator, Program, Quantization, Tensor
+from edgeopt.tflite.versions import minimum_runtime_version
+
+_FILE_IDENTIFIER = b"TFL3"
+_SCHEMA_VERSION = 3
+_ALIGNMENT = 16
+_MAX_BYTES = 2**31 - 1  # flatbuffers address the file with signed 32-bit offsets
+_LAST_BYTE_CODE = 127  # ``deprecatedBuiltinCode`` is a signed byte, which old runtimes still read
+
+_TENSOR_TYPES = {
+    "float32": schema.TensorType.FLOAT32,
+    "float16": schema.TensorType.FLOAT16,
+    "int8": schema.TensorType.INT8,
+    "uint8": schema.TensorType.UINT8,
+    "int16": schema.TensorType.INT16,
+    "int32": schema.TensorType.INT32,
+    "int64": schema.TensorType.INT64,
+    "bool": schema.TensorType.BOOL,
+}
+
+
+def write(program: Program) -> bytes:
+    """Return the bytes of a .tflite file.
+
+    Raises:
+        LoweringError: if the constants do not fit into a flatbuffer, which ends at 2 GiB.
+    """
+    _check_size(program)
+    model = _ModelWriter(program).model()
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), _FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _check_size(program: Program) -> None:
+    tensors = {tensor for operator in program.operators for tensor in operator.inputs if tensor is not None}
+    num_bytes = sum(tensor.data.nbytes for tensor in tensors if tensor.data is not None)
+    if num_bytes >= _MAX_BYTES:
+        raise LoweringError(
+            f"the constants take {num_bytes:,} bytes, a .tflite file holds less than {_MAX_BYTES:,}",
+            hint="quantize or prune the network",
+        )
+
+
+class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the generated schema has no types
+    """A buffer whose bytes start at a multiple of 16 in the file."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 (the schema's name)
+        if self.data is None:
+            return int(super().Pack(builder))
+        content: bytes = self.data
+        builder.StartVector(1, len(content), _ALIGNMENT)
+        builder.head -= len(content)
+        builder.Bytes[builder.head : builder.head + len(content)] = content
+        data = builder.EndVector()
+        schema.BufferStart(builder)
+        schema.BufferAddData(builder, data)
+        return int(schema.BufferEnd(builder))
+
+
+class _ModelWriter:
+    """Numbers tensors, buffers and operator codes in the order of their first use."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._buffers: list[Any] = [_AlignedBuffer()]  # buffer 0 is the empty one, by the schema's rule
+        self._buffer_of: dict[bytes, int] = {}
+        self._tensors: list[Any] = []
+        self._tensor_of: dict[Tensor, int] = {}
+        self._codes: list[Any] = []
+        self._code_of: dict[tuple[str, int], int] = {}
+
+    def model(self) -> Any:
+        """Return the whole model as the schema's records."""
+        program = self._program
+        subgraph = schema.SubGraphT()
+        subgraph.name = b"main"
+        subgraph.inputs = _int32([self._tensor(tensor) for _, tensor in program.inputs])
+        subgraph.operators = [self._operator(operator) for operator in program.operators]
+        subgraph.outputs = _int32([self._tensor(tensor) for _, tensor in program.outputs])
+        subgraph.tensors = self._tensors
+        model = schema.ModelT()
+        model.version = _SCHEMA_VERSION
+        model.description = b"edgeopt"
+        model.subgraphs = [subgraph]
+        model.operatorCodes = self._codes
+        model.signatureDefs = [self._signature()]
+        model.metadata = [self._minimum_runtime()]
+        model.buffers = self._buffers
+        return model
+
+    def _signature(self) -> Any:
+        signature = schema.SignatureDefT()
+        signature.signatureKey = b"serving_default"
+        signature.inputs = [self._named(name, tensor) for name, tensor in self._program.inputs]
+        signature.outputs = [self._named(name, tensor) for name, tensor in self._program.outputs]
+        return signature
+
+    def _named(self, name: str, tensor: Tensor) -> Any:
+        entry = schema.TensorMapT()
+        entry.name = name.encode()
+        entry.tensorIndex = self._tensor(tensor)
+        return entry
+
+    def _minimum_runtime(self) -> Any:
+        entry = schema.MetadataT()
+        entry.name = b"min_runtime_version"
+        version = minimum_runtime_version((op.builtin, op.version) for op in self._program.operators)
+        entry.buffer = self._buffer(version.encode().ljust(16, b"\0"))
+        return entry
+
+    def _operator(self, operator: Operator) -> Any:
+        record = schema.OperatorT()
+        record.opcodeIndex = self._code(operator.builtin, operator.version)
+        record.inputs = _int32([-1 if tensor is None else self._tensor(tensor) for tensor in operator.inputs])
+        record.outputs = _int32([self._tensor(tensor) for tensor in operator.outputs])
+        if operator.options is not None:
+            union_member = type(operator.options).__name__.removesuffix("T")
+            record.builtinOptionsType = getattr(schema.BuiltinOptions, union_member)
+            record.builtinOptions = operator.options
+        return record
+
+    def _code(self, builtin: str, version: int) -> int:
+        key = (builtin, version)
+        if key not in self._code_of:
+            record = schema.OperatorCodeT()
+            record.builtinCode = getattr(schema.BuiltinOperator, builtin)
+            record.deprecatedBuiltinCode = min(record.builtinCode, _LAST_BYTE_CODE)
+            record.version = version
+            self._code_of[key] = len(self._codes)
+            self._codes.append(record)
+        return self._code_of[key]
+
+    def _tensor(self, tensor: Tensor) -> int:
+        if tensor not in self._tensor_of:
+            record = schema.TensorT()
+            record.name = tensor.name.encode()
+            record.type = _TENSOR_TYPES[tensor.dtype.name]
+            record.shape = _int32([1 if size == DYNAMIC else size for size in tensor.shape])
+            if DYNAMIC in tensor.shape:
+                record.shapeSignature = _int32(tensor.shape)
+            record.buffer = 0 if tensor.data is None else self._buffer(_little_endian(tensor))
+            record.quantization = _quantization(tensor.quantization)
+            self._tensor_of[tensor] = len(self._tensors)
+            self._tensors.append(record)
+        return self._tensor_of[tensor]
+
+    def _buffer(self, content: bytes) -> int:
+        if content not in self._buffer_of:
+            record = _AlignedBuffer()
+            record.data = content
+            self._buffer_of[content] = len(self._buffers)
+            self._buffers.append(record)
+        return self._buffer_of[content]
+
+
+def _quantization(quantization: Quantization | None) -> Any:
+    if quantization is None:
+        return None
+    record = schema.QuantizationParametersT()
+    record.scale = np.array(quantization.scales, np.float32)
+    record.zeroPoint = np.array(quantization.zero_points, np.int64)
+    record.quantizedDimension = quantization.axis
+    return record
+
+
+def _little_endian(tensor: Tensor) -> bytes:
+    assert tensor.data is not None
+    return np.ascontiguousarray(tensor.data).astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _int32(values: list[int] | tuple[int, ...]) -> Any:
+    return np.array(values, np.int32)
