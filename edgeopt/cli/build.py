@@ -76,18 +76,15 @@ def build(
     known about it, and a test that runs on the device. Finished stages are cached.
     """
     with reporting(verbose=verbose, quiet=quiet), _resumable():
+        from edgeopt.recipe import load_recipe, parse_override
+
+        # The recipe is read before torch is imported: a typo is reported at once.
+        loaded = load_recipe(recipe or _default(quiet=quiet), dict(parse_override(text) for text in overrides))
         from edgeopt import pipeline
-        from edgeopt.recipe import parse_override
         from edgeopt.target import discover_targets
 
-        result = pipeline.build(
-            recipe or _default(quiet=quiet),
-            targets=tuple(discover_targets()) if "all" in targets else tuple(dict.fromkeys(targets)),
-            out=out,
-            overrides=dict(parse_override(text) for text in overrides),
-            verify=not no_verify,
-            force=force,
-        )
+        names = tuple(discover_targets()) if "all" in targets else tuple(dict.fromkeys(targets))
+        result = pipeline.build(loaded, targets=names, out=out, verify=not no_verify, force=force)
     write_json(json_to, result.to_json())
     if depfile is not None:
         _write_depfile(depfile, json_to, result)

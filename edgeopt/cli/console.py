@@ -32,7 +32,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         # Text, not str: square brackets in a path are no markup.
         table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
-    _console(stderr=False).print(table)
+    console = _console(stderr=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def write_json(destination: str | None, value: Mapping[str, object]) -> None:

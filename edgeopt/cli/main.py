@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -42,7 +44,30 @@ def _print_version(context: click.Context, option: click.Parameter, asked: bool)
         context.exit()
 
 
-@click.group(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """A group that reports a closed pipe as shells do; click would exit with 1, which is an error of ours."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; ``--help`` prints here."""
+        with _reader_may_leave():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _reader_may_leave():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise click.exceptions.Exit(_PIPE_CLOSED) from error
+
+
+@click.group(cls=_Group, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show it.")
 def edgeopt() -> None:
     """Quantize a PyTorch network once, and ship it everywhere verified.
@@ -59,7 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; mistakes in edgeopt itself keep their traceback."""
     try:
         code = edgeopt.main(arguments, prog_name="edgeopt", standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except EdgeoptError as error:
         click.echo(str(error), err=True)
@@ -70,16 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort as abort:
         click.echo(str(abort.__cause__ or "") or "interrupted", err=True)
         return _INTERRUPTED
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what is still buffered, or throw it away if the reader has gone: Python would complain at exit."""
+    try:
+        sys.stdout.flush()
     except BrokenPipeError:
-        return _stop_writing()
-    except SystemExit as leaving:
-        # click turns a closed pipe into SystemExit(1), which would read as an error of ours.
-        if isinstance(leaving.__context__, BrokenPipeError):
-            return _stop_writing()
-        raise
-
-
-def _stop_writing() -> int:
-    """Send what is still buffered nowhere: the reader has gone, and Python would complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _PIPE_CLOSED
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

