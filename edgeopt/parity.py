@@ -1,0 +1,392 @@
+#!/usr/bin/env python3
+"""Run a bundle's model on this device and say whether its answers are right: exit code 0 for yes, 12 for no.
+
+This file travels in every bundle as ``run_parity.py``. It needs Python 3.8, NumPy and one runtime that can load the
+model: for TFLite ai-edge-litert, tflite-runtime or tensorflow, for ONNX onnxruntime. Two questions are answered on the
+samples in ``golden.npz``, each by its worst sample:
+
+1. device against the quantized reference, in integer steps: a conversion or runtime bug shows here;
+2. device against the float network, in dB, cosine and agreement on the class: the cost of int8 shows here.
+
+    python run_parity.py                      the bundle that this file lies in
+    python run_parity.py --json report.json   the same, and the report as JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import importlib.util
+import json
+import math
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING, Any, Callable, Dict
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Array = Any  # a NumPy array; boards have releases of NumPy without types
+Arrays = Dict[str, Any]
+Facts = Dict[str, Any]
+Run = Callable[[Arrays], Arrays]
+
+SCHEMA_VERSION = 1
+EXIT_DAMAGED, EXIT_FAILED, EXIT_NO_RUNTIME = 11, 12, 13
+
+# Error-free answers have an infinite ratio, which JSON cannot hold; no int8 network comes near this figure.
+MAX_SQNR_DB = 200.0
+
+# In order of preference. The steps of the second question are judged only for kernels like the reference's.
+TFLITE_RUNTIMES = ("ai-edge-litert", "tflite-runtime", "tensorflow")
+LIKE_REFERENCE = ("ai-edge-litert", "onnxruntime")
+
+
+class BundleDamaged(Exception):
+    """A file of the bundle is missing or not the one that was built."""
+
+
+class RuntimeMissing(Exception):
+    """No installed runtime can load the model."""
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def sqnr_db(reference: Array, actual: Array) -> float:
+    """Return the signal-to-quantization-noise ratio in dB, within +-200; NaN if a value is NaN."""
+    reference = np.asarray(reference, np.float64).ravel()
+    noise = float(np.sum((reference - np.asarray(actual, np.float64).ravel()) ** 2))
+    signal = float(np.sum(reference**2))
+    if math.isnan(noise) or math.isnan(signal):
+        return math.nan
+    if noise == 0.0:
+        return MAX_SQNR_DB
+    if signal == 0.0:
+        return -MAX_SQNR_DB
+    return max(-MAX_SQNR_DB, min(MAX_SQNR_DB, 10.0 * math.log10(signal / noise)))
+
+
+def cosine(reference: Array, actual: Array) -> float:
+    """Return the cosine between two arrays; 1 for two zero arrays, 0 if one is zero, NaN if a value is NaN."""
+    a = np.asarray(reference, np.float64).ravel()
+    b = np.asarray(actual, np.float64).ravel()
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    if norms == 0.0:
+        return 1.0 if not (a.any() or b.any()) else 0.0
+    return float(np.dot(a, b)) / norms
+
+
+def to_steps(values: Array, facts: Facts) -> Array:
+    """Return an output as integers if it has them or stands for them, else in units of one step of its scale."""
+    if np.issubdtype(values.dtype, np.integer):
+        return values.astype(np.int64)
+    steps = values.astype(np.float64) / facts["scale"]
+    return np.rint(steps) + facts["zero_point"] if facts["integer"] else steps
+
+
+def to_real(values: Array, facts: Facts) -> Array:
+    """Return an output as the real numbers it stands for."""
+    if np.issubdtype(values.dtype, np.integer):
+        return (values.astype(np.float64) - facts["zero_point"]) * facts["scale"]
+    return values.astype(np.float64)
+
+
+# ---------------------------------------------------------------- runtimes
+
+
+def find_runtime(model_format: str, wanted: str | None = None) -> str:
+    """Return the name of the runtime to use: the one asked for, else the first that is installed.
+
+    Raises:
+        RuntimeMissing: if there is none, or the one asked for cannot load this format.
+    """
+    candidates = TFLITE_RUNTIMES if model_format == "tflite" else ("onnxruntime",)
+    if wanted is not None and wanted not in candidates:
+        raise RuntimeMissing(f"{wanted} cannot load a .{model_format} model; choose from {', '.join(candidates)}")
+    for name in (wanted,) if wanted else candidates:
+        if importlib.util.find_spec(name.replace("-", "_")) is not None:
+            return name
+    raise RuntimeMissing(f"no runtime for a .{model_format} model is installed: pip install {wanted or candidates[0]}")
+
+
+def open_model(path: str, runtime: str, threads: int = 1) -> Run:
+    """Load a model and return a function from ``{input name: array}`` to ``{output name: array}``."""
+    if runtime == "onnxruntime":
+        return _open_onnx(path, threads)
+    if runtime == "tensorflow":
+        interpreter_class = importlib.import_module("tensorflow").lite.Interpreter
+    else:
+        package = "ai_edge_litert" if runtime == "ai-edge-litert" else "tflite_runtime"
+        interpreter_class = importlib.import_module(package + ".interpreter").Interpreter
+    return _open_tflite(interpreter_class, path, threads)
+
+
+def runtime_version(runtime: str) -> str:
+    """Return the installed version of a runtime."""
+    from importlib import metadata
+
+    for name in (runtime, runtime.replace("-", "_")):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return str(getattr(importlib.import_module(runtime.replace("-", "_")), "__version__", "unknown"))
+
+
+def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Run:
+    interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner()
+
+    def run(inputs: Arrays) -> Arrays:
+        return {name: np.array(value) for name, value in runner(**inputs).items()}
+
+    return run
+
+
+def _open_onnx(path: str, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(names, session.run(names, inputs)))
+
+    return run
+
+
+# ---------------------------------------------------------------- the two questions
+
+
+def feed(golden: Arrays, manifest: Facts, index: int) -> Arrays:
+    """Return sample ``index`` as the model takes it: integers as they are, or the real numbers they stand for."""
+    inputs = {}
+    for facts in manifest["inputs"]:
+        values = golden["input/" + facts["name"]][index : index + 1]
+        if facts["dtype"] == "float32":
+            values = (
+                (values.astype(np.float32) - np.float32(facts["zero_point"])) * np.float32(facts["scale"])
+            ).astype(np.float32)
+        inputs[facts["name"]] = np.ascontiguousarray(values)
+    return inputs
+
+
+def judge(run: Run, golden: Arrays, manifest: Facts, runtime: str, tick: Callable[[int], None] | None = None) -> Facts:
+    """Run every golden sample and return the report as a dictionary that JSON can hold.
+
+    Args:
+        run: from ``{input name: array}`` to ``{output name: array}``.
+        golden: the arrays of ``golden.npz``.
+        manifest: ``bundle.json``.
+        runtime: its name; steps are judged only if its kernels are like the reference's.
+        tick: called after each sample with how many are done.
+    """
+    names = [str(name) for name in golden["names"]]
+    if not names:
+        raise BundleDamaged("golden.npz has no samples, and a verdict on nothing would be a yes")
+    labels = golden.get("labels")
+    answers: Dict[str, Any] = {facts["name"]: [] for facts in manifest["outputs"]}
+    for index in range(len(names)):
+        outputs = run(feed(golden, manifest, index))
+        for name, found in answers.items():
+            found.append(outputs[name][0])
+        if tick is not None:
+            tick(index + 1)
+    limits = manifest["limits"]
+    like_reference = runtime in LIKE_REFERENCE
+    reports = [_judge_output(facts, answers[facts["name"]], golden, names, labels) for facts in manifest["outputs"]]
+    failures = [failure for report in reports for failure in _failures(report, limits, like_reference)]
+    if not manifest["integer_coverage"] >= limits["min_integer_coverage"]:
+        failures.append(
+            f"{manifest['integer_coverage']:.1%} of the multiplications run on integers, "
+            f"limit {limits['min_integer_coverage']:.1%}"
+        )
+    return {
+        "passed": not failures,
+        "failures": failures,
+        "num_samples": len(names),
+        "steps_judged": like_reference,
+        "integer_coverage": manifest["integer_coverage"],
+        "outputs": reports,
+    }
+
+
+def _judge_output(facts: Facts, answers: list[Array], golden: Arrays, names: list[str], labels: Array | None) -> Facts:
+    name = facts["name"]
+    quantized, reference = golden["quantized/" + name], golden["float/" + name]
+    steps, ratios, cosines, equal, agree = [], [], [], 0, 0
+    for index, answer in enumerate(answers):
+        difference = np.abs(to_steps(answer, facts) - to_steps(quantized[index], facts))
+        # Outputs that stay float are compared in parts of a step; less than a thousandth is rounding, not a step.
+        steps.append(float("nan") if np.isnan(difference).any() else math.ceil(float(difference.max()) - 1e-3))
+        equal += int(np.count_nonzero(difference < 1e-3))
+        real = to_real(answer, facts)
+        ratios.append(sqnr_db(reference[index], real))
+        cosines.append(cosine(reference[index], real))
+        agree += int(np.argmax(real) == np.argmax(reference[index]))
+    worst_steps, worst_ratio, worst_cosine = _worst(steps, max), _worst(ratios, min), _worst(cosines, min)
+    is_class = reference.ndim == 2 and reference.shape[1] > 1
+    report = {
+        "name": name,
+        "max_steps": _number(steps[worst_steps]),
+        "worst_steps_sample": names[worst_steps],
+        "equal_fraction": equal / float(np.size(quantized)),
+        "sqnr_db": _number(ratios[worst_ratio]),
+        "worst_sample": names[worst_ratio],
+        "cosine": _number(cosines[worst_cosine]),
+        "worst_cosine_sample": names[worst_cosine],
+        "top1_agreement": agree / float(len(names)) if is_class else None,
+    }
+    if is_class and labels is not None:
+        truth = np.asarray(labels)
+        actual = np.array([np.argmax(to_real(answer, facts)) for answer in answers])
+        report["float_accuracy"] = float(np.mean(np.argmax(reference, axis=1) == truth))
+        report["accuracy"] = float(np.mean(actual == truth))
+    return report
+
+
+def _worst(figures: list[float], choose: Callable[[list[float]], float]) -> int:
+    """Return the index of the worst figure; NaN is worse than everything."""
+    for index, figure in enumerate(figures):
+        if math.isnan(figure):
+            return index
+    return figures.index(choose(figures))
+
+
+def _number(figure: float) -> float | None:
+    """Return ``None`` for NaN, which JSON cannot hold and which fails every limit."""
+    return None if math.isnan(figure) else figure
+
+
+def _failures(report: Facts, limits: Facts, judge_steps: bool) -> Iterator[str]:
+    name, agreement = report["name"], report["top1_agreement"]
+    if None in (report["max_steps"], report["sqnr_db"], report["cosine"]):
+        yield f"{name}: NaN on sample {report['worst_sample']}"
+        return
+    if judge_steps and report["max_steps"] > limits["max_steps"]:
+        where = f"on sample {report['worst_steps_sample']}, limit {limits['max_steps']}"
+        yield f"{name}: {report['max_steps']} steps from the quantized reference {where}"
+    if report["sqnr_db"] < limits["min_sqnr_db"]:
+        where = f"on sample {report['worst_sample']}, limit {limits['min_sqnr_db']:.1f}"
+        yield f"{name}: {report['sqnr_db']:.1f} dB to the float network {where}"
+    if report["cosine"] < limits["min_cosine"]:
+        where = f"on sample {report['worst_cosine_sample']}, limit {limits['min_cosine']:.4f}"
+        yield f"{name}: cosine {report['cosine']:.4f} to the float network {where}"
+    if agreement is not None and agreement < limits["min_top1_agreement"]:
+        where = f"of the samples, limit {limits['min_top1_agreement']:.1%}"
+        yield f"{name}: same class as the float network on {agreement:.1%} {where}"
+
+
+# ---------------------------------------------------------------- a bundle on disk
+
+
+def manifest_digest(manifest: Facts) -> str:
+    """Return the SHA-256 that ``bundle.json`` states of itself, over everything in it but that statement."""
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def read_bundle(folder: str) -> Facts:
+    """Read ``bundle.json``, check every file against it, and return it.
+
+    Raises:
+        BundleDamaged: if a file is missing, was changed, or the schema is another one.
+    """
+    path = os.path.join(folder, "bundle.json")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            manifest: Facts = json.load(stream)
+        version, files, digest = manifest["schema_version"], manifest["files"], manifest["digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleDamaged(f"{path} cannot be read: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise BundleDamaged(f"bundle.json has schema version {version}, this tool reads {SCHEMA_VERSION}")
+    if digest != manifest_digest(manifest):
+        raise BundleDamaged("bundle.json was changed after it was built")
+    for name, facts in files.items():
+        if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+            raise BundleDamaged(f"bundle.json names a file outside the bundle: {name}")
+        _check_file(os.path.join(folder, name), name, facts)
+    return manifest
+
+
+def _check_file(path: str, name: str, facts: Facts) -> None:
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read()
+    except OSError as error:
+        raise BundleDamaged(f"{name} is missing: {error.strerror}") from error
+    if len(content) != facts["size_bytes"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        raise BundleDamaged(f"{name} is not the file that was built: its SHA-256 differs from bundle.json")
+
+
+def run_bundle(
+    folder: str, runtime: str | None = None, threads: int = 1, tick: Callable[[int], None] | None = None
+) -> Facts:
+    """Check a bundle, run it in a runtime of this device, and return the report."""
+    manifest = read_bundle(folder)
+    model = manifest["model"]
+    chosen = find_runtime(model["format"], runtime)
+    with np.load(os.path.join(folder, "golden.npz"), allow_pickle=False) as golden:
+        arrays = dict(golden)
+    report = judge(open_model(os.path.join(folder, model["file"]), chosen, threads), arrays, manifest, chosen, tick)
+    report.update(
+        name=manifest["name"],
+        target=manifest["target"],
+        runtime=f"{chosen} {runtime_version(chosen)}",
+        machine=platform.machine(),
+        threads=threads,
+    )
+    return report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from a command line and return the exit code."""
+    parser = argparse.ArgumentParser(description="Run this bundle here and say whether its answers are right.")
+    parser.add_argument("bundle", nargs="?", default=os.path.dirname(os.path.abspath(__file__)))
+    parser.add_argument("--runtime", help="ai-edge-litert, tflite-runtime, tensorflow or onnxruntime")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", metavar="FILE", help="write the report to FILE")
+    options = parser.parse_args(arguments)
+    try:
+        report = run_bundle(options.bundle, options.runtime, options.threads)
+    except BundleDamaged as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_DAMAGED
+    except RuntimeMissing as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_NO_RUNTIME
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as stream:
+            json.dump(report, stream, indent=2, sort_keys=True, allow_nan=False)
+    sys.stdout.write(describe(report))
+    return 0 if report["passed"] else EXIT_FAILED
+
+
+def describe(report: Facts) -> str:
+    """Return the report as lines for a person."""
+    lines = [f"{report['name']} for {report['target']} in {report['runtime']} on {report['machine']}"]
+    for output in report["outputs"]:
+        steps = f"{output['max_steps']} steps at most ({output['worst_steps_sample']})"
+        ratio = "NaN" if output["sqnr_db"] is None else f"{output['sqnr_db']:.1f} dB at least"
+        equal = f"{output['equal_fraction']:.2%} equal"
+        lines.append(f"  {output['name']}: {steps}, {equal}, {ratio} ({output['worst_sample']})")
+    if not report["steps_judged"]:
+        lines.append("  other kernels than the reference's: steps are shown, not judged")
+    lines += ["  no: " + failure for failure in report["failures"]]
+    lines.append("passed" if report["passed"] else "failed")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

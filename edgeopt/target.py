@@ -1,0 +1,135 @@
+"""Targets: every folder in ``targets/`` with ``target.toml`` (facts) and ``backend.py`` (three functions).
+
+edgeopt never imports a target by name; a folder's existence registers it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Protocol, cast
+
+from edgeopt.artifacts import LoweredModel, QdqModel
+from edgeopt.errors import TargetError, did_you_mean
+from edgeopt.inspection import Border, Inspection
+from edgeopt.session import Session
+
+_PACKAGE = "edgeopt.targets"
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """The facts of one target, as ``target.toml`` states them.
+
+    ``round_to`` is how many channels its kernels handle at once: pruned widths are multiples of it. ``image_layout``
+    is how its model takes images. ``runtime_package`` is what its bundle is verified with here.
+    """
+
+    name: str
+    title: str
+    scheme: str
+    runtime: str
+    runtime_package: str
+    model_file: str
+    model_format: Literal["tflite", "onnx"]
+    round_to: int
+    image_layout: Literal["NCHW", "NHWC"]
+    device_note: str
+    folder: Path
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that make up the target, for the cache."""
+        return tuple(sorted(path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".pyc"))
+
+
+@dataclass(frozen=True)
+class LoweringRequest:
+    """What a recipe asks of a lowering: layout of image inputs by name, the batch sizes, and the model's name."""
+
+    name: str
+    input_layouts: Mapping[str, Literal["NCHW", "NHWC"]]
+    dynamic_batch: bool
+    max_batch: int
+
+
+class Backend(Protocol):
+    """What ``backend.py`` defines."""
+
+    def lower(self, source: QdqModel, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
+        """Write the model file and what travels beside it; refuse (``LoweringError``) what cannot be exact."""
+
+    def open_session(self, model: Path) -> Session:
+        """Load a model file in the target's runtime, or in the nearest to it that runs here."""
+
+    def inspect(self, model: Path) -> Inspection:
+        """Say what a model file holds and what of it runs on integers in the target's runtime."""
+
+
+def discover_targets() -> Mapping[str, TargetSpec]:
+    """Return the facts of every folder in ``targets/``, by name.
+
+    Raises:
+        TargetError: if a ``target.toml`` has unknown or missing keys or a value of the wrong type.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    roots = [Path(root) for root in (spec.submodule_search_locations if spec else None) or []]
+    found = sorted(path.parent for root in roots for path in root.glob("*/target.toml"))
+    return MappingProxyType({folder.name: read_target(folder) for folder in found})
+
+
+def find_target(name: str) -> TargetSpec:
+    """Return one target by name.
+
+    Raises:
+        TargetError: if there is none.
+    """
+    targets = discover_targets()
+    if name not in targets:
+        raise TargetError(f"there is no target {name!r}", hint=did_you_mean(name, list(targets)))
+    return targets[name]
+
+
+def read_target(folder: Path) -> TargetSpec:
+    """Read the facts of one target folder.
+
+    Raises:
+        TargetError: if a key is unknown or missing, or a value has the wrong type.
+    """
+    path = folder / "target.toml"
+    where = f"targets/{folder.name}/target.toml"
+    try:
+        facts = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise TargetError(f"{where}: {error}") from error
+    known = {item.name: item.type for item in fields(TargetSpec) if item.name not in ("name", "folder")}
+    for key in facts:
+        if key not in known:
+            raise TargetError(f"{where}: unknown key {key!r}", hint=did_you_mean(key, list(known)))
+    missing = [key for key in known if key not in facts]
+    if missing:
+        raise TargetError(f"{where}: missing key {missing[0]!r}")
+    for key, kind in known.items():
+        expected = int if kind == "int" else str
+        if type(facts[key]) is not expected:
+            raise TargetError(f"{where}: {key} must be a {expected.__name__}, got {facts[key]!r}")
+    if not (folder / "backend.py").is_file():
+        raise TargetError(f"targets/{folder.name} has no backend.py")
+    return TargetSpec(name=folder.name, folder=folder, **facts)
+
+
+def load_backend(spec: TargetSpec) -> Backend:
+    """Import a target's ``backend.py``.
+
+    Raises:
+        TargetError: if one of its functions is missing.
+    """
+    module = importlib.import_module(f"{_PACKAGE}.{spec.name}.backend")
+    for function in ("lower", "open_session", "inspect"):
+        if not callable(getattr(module, function, None)):
+            raise TargetError(f"targets/{spec.name}/backend.py has no function {function!r}")
+    return cast(Backend, module)
