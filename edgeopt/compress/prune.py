@@ -151,7 +151,7 @@ def _remove_channels(
             raise CompressionError(
                 "pruning changed the shape of the network's outputs", hint="name more ignored_layers"
             )
-    removals = [(str(name), bool(is_out), [int(i) for i in index]) for name, is_out, index in pruner.pruning_history()]
+    removals = [(name, is_output, channels) for name, is_output, channels in pruner.pruning_history() if channels]
     if not removals and max((settings.pruning_ratio, *ratios.values())) > 0:
         raise CompressionError(
             f"nothing was pruned: no group of layers can lose channels and keep a multiple of {round_to}",

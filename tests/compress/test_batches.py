@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small_nets import Listed
+
+from edgeopt.compress.batches import Labelled, load_labelled, shift_images, shuffled_batches, split_validation
+from edgeopt.errors import CompressionError, DataError
+
+
+def numbered(count: int) -> Labelled:
+    return Labelled((torch.arange(count, dtype=torch.float32)[:, None],), torch.arange(count))
+
+
+def test_load_labelled_stacks_in_order_when_samples_are_good() -> None:
+    data = load_labelled(Listed(np.arange(6, dtype=np.float32).reshape(3, 2), np.array([2, 0, 1])), "train")
+
+    assert data.inputs[0].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert data.labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((0, 2), np.float32), np.zeros(0, int), "got no samples"),
+        (np.zeros((2, 2), np.float32), None, "'sample 0' has no label"),
+        (np.array([[0, 1], [np.nan, 1]], np.float32), np.zeros(2, int), "'sample 1' has NaN"),
+        (np.array([[0, 1], [np.inf, 1]], np.float32), np.zeros(2, int), "'sample 1' has NaN or infinite"),
+    ],
+)
+def test_load_labelled_refuses_when_samples_are_bad(images: np.ndarray, labels: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_labelled(Listed(images, labels), "train")
+
+
+def test_split_validation_parts_are_disjoint_and_complete_when_split() -> None:
+    train, validation = split_validation(numbered(50), 0.2, seed=3)
+
+    assert validation is not None
+    assert (len(train), len(validation)) == (40, 10)
+    assert sorted(train.labels.tolist() + validation.labels.tolist()) == list(range(50))
+
+
+def test_split_validation_is_the_same_when_the_seed_is_the_same() -> None:
+    first, second, other = (split_validation(numbered(50), 0.2, seed)[1] for seed in (3, 3, 4))
+
+    assert first is not None
+    assert second is not None
+    assert other is not None
+    assert first.labels.tolist() == second.labels.tolist() != other.labels.tolist()
+
+
+def test_split_validation_keeps_all_when_the_share_is_zero() -> None:
+    train, validation = split_validation(numbered(5), 0.0, seed=0)
+
+    assert len(train) == 5
+    assert validation is None
+
+
+def test_split_validation_refuses_when_none_are_left_to_train_on() -> None:
+    with pytest.raises(DataError, match="leave none to train on"):
+        split_validation(numbered(1), 0.5, seed=0)
+
+
+def test_shuffled_batches_hold_each_sample_once_when_sizes_do_not_divide() -> None:
+    batches = list(shuffled_batches(numbered(9), 8, torch.Generator().manual_seed(0)))
+
+    assert [len(batch) for batch in batches] == [5, 4]  # not 8 and a lonely 1
+    assert sorted(label for batch in batches for label in batch.labels.tolist()) == list(range(9))
+    assert all(batch.inputs[0][:, 0].tolist() == batch.labels.tolist() for batch in batches)
+
+
+def test_shift_images_moves_each_by_whole_pixels_when_asked() -> None:
+    image = torch.zeros(1, 1, 7, 7)
+    image[0, 0, 3, 3] = 1.0
+    shifted = shift_images(image.repeat(200, 1, 1, 1), 2, torch.Generator().manual_seed(0))
+
+    places = {tuple(place) for place in shifted[:, 0].nonzero()[:, 1:].tolist()}
+    assert shifted.sum(dim=(1, 2, 3)).tolist() == [1.0] * 200
+    assert places == {(row, column) for row in range(1, 6) for column in range(1, 6)}  # all 25 shifts occur
+
+
+def test_shift_images_repeats_the_edge_when_background_is_not_zero() -> None:
+    image = torch.full((50, 2, 5, 5), -0.4)
+
+    assert torch.equal(shift_images(image, 2, torch.Generator().manual_seed(0)), image)
+
+
+def test_shift_images_moves_all_channels_alike_when_there_are_several() -> None:
+    images = torch.randn(20, 1, 6, 6, generator=torch.Generator().manual_seed(1)).repeat(1, 3, 1, 1)
+    shifted = shift_images(images, 2, torch.Generator().manual_seed(0))
+
+    assert torch.equal(shifted[:, 0], shifted[:, 2])
+
+
+def test_shift_images_refuses_when_the_input_is_no_image() -> None:
+    with pytest.raises(CompressionError, match="max_shift = 1 needs images"):
+        shift_images(torch.zeros(2, 3), 1, torch.Generator())
