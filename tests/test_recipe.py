@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -363,6 +364,13 @@ def test_decoder_counts_items_when_the_length_is_fixed() -> None:
     assert decoder.value(tuple[int, str], [1, "a"], ("pair",)) == (1, "a")
     with pytest.raises(EdgeoptError, match="pair: expected 2 items, got 1"):
         decoder.value(tuple[int, str], [1], ("pair",))
+
+
+def test_decoder_takes_true_for_no_number_when_a_choice_is_one() -> None:
+    decoder = Decoder("a.toml", Path())
+    assert decoder.value(Literal[1, 2], 1, ("n",)) == 1
+    with pytest.raises(EdgeoptError, match="n: expected one of 1, 2, got the boolean true"):
+        decoder.value(Literal[1, 2], True, ("n",))
 
 
 def test_read_toml_says_why_when_the_file_cannot_be_read() -> None:

@@ -27,7 +27,7 @@ Examples:
 def inspect(path: Path, json_to: str | None) -> None:
     """Show what is inside PATH, a bundle or a model.
 
-    Its size, operators and how many of them run on integers, inputs and outputs with their scales.
+    Its size, operators, how much of the work runs on integers, and inputs and outputs with their scales.
     """
     from edgeopt.inspection import inspect as inspect_path
 
@@ -39,8 +39,8 @@ def inspect(path: Path, json_to: str | None) -> None:
 
 def _show(inspection: Inspection) -> None:
     click.echo(f"{inspection.kind}, {bytes_text(inspection.size_bytes)}")
-    integer = f"{inspection.integer_operators} of {inspection.num_operators} operators run on integers"
-    click.echo(f"{integer} ({percent_text(inspection.integer_coverage)})\n")
+    click.echo(f"{inspection.integer_operators} of {inspection.num_operators} operators run on integers")
+    click.echo(f"{percent_text(inspection.integer_coverage)} of the multiply-accumulates run on integers\n")
     tensors = (
         (side, tensor.name, tensor.dtype, _shape(tensor.shape), _number(tensor.scale), _number(tensor.zero_point))
         for side, tensors in (("input", inspection.inputs), ("output", inspection.outputs))

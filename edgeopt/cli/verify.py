@@ -62,4 +62,4 @@ def _show(report: ParityReport) -> None:
     print_table(columns, rows)
     verdict = "passed" if report.passed else "failed"
     coverage = percent_text(report.integer_coverage)
-    click.echo(f"{verdict} in {report.runtime}; {coverage} of the operators run on integers")
+    click.echo(f"{verdict} in {report.runtime}; {coverage} of the multiply-accumulates run on integers")
