@@ -1,0 +1,1 @@
+"""NVIDIA GPUs through TensorRT: explicit QDQ that keeps its published rules."""
