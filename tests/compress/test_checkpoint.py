@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -59,8 +60,6 @@ def test_load_starts_over_when_one_bit_is_flipped(tmp_path: Path, caplog: pytest
 
 
 def test_load_runs_no_code_when_the_file_is_a_pickle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    import hashlib
-
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(tmp_path / "was run"),)

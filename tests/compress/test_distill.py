@@ -113,3 +113,14 @@ def test_copy_state_copies_when_two_layers_share_a_weight() -> None:
     state = copy_state(model)
 
     assert state["0.weight"].data_ptr() != state["1.weight"].data_ptr()
+
+
+def test_save_weights_leaves_the_old_file_when_the_disk_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(nn.Linear(2, 2), path)
+    before = path.read_bytes()
+    path.with_name("weights.safetensors.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(nn.Linear(2, 2), path)
+
+    assert path.read_bytes() == before
