@@ -9,11 +9,14 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeopt.target import TargetSpec
 
 _REQUIRED = {
     "ai-edge-litert": "arm64 bundles",
@@ -38,6 +41,7 @@ _OPTIONAL = {
     "scikit-image": "calibration set photos",
     "scikit-learn": "calibration set photos",
 }
+_TFLITE_RUNTIMES = ("ai-edge-litert", "tflite-runtime", "tensorflow")
 
 # Linux's names in /proc/cpuinfo, and what they mean for int8 speed and rounding.
 _CPU_FEATURES = {
@@ -93,12 +97,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All of it."""
+    """All of it; ``notes`` says for each target what holds on devices that are not this machine."""
 
     machine: Machine
     packages: tuple[Package, ...]
     runtimes: tuple[Runtime, ...]
     checks: tuple[Check, ...]
+    notes: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -107,6 +112,8 @@ class Diagnosis:
 
 def examine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Diagnosis:
     """Look at this machine; what is missing is reported, never raised."""
+    from edgeopt.target import discover_targets
+
     packages = tuple(
         Package(name, _version(name), names is _REQUIRED, purpose)
         for names in (_REQUIRED, _OPTIONAL)
@@ -114,7 +121,10 @@ def examine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Diagnosis:
     )
     runtimes = _runtimes({package.name: package.version for package in packages})
     machine = _machine(cpuinfo)
-    return Diagnosis(machine, packages, runtimes, _checks(machine, runtimes))
+    found = {runtime.name: runtime for runtime in runtimes}
+    targets = discover_targets()
+    checks = tuple(check for spec in targets.values() for check in checks_for(spec, machine, found))
+    return Diagnosis(machine, packages, runtimes, checks, {name: spec.device_note for name, spec in targets.items()})
 
 
 def _machine(cpuinfo: Path) -> Machine:
@@ -139,18 +149,15 @@ def _version(distribution: str) -> str | None:
 
 def _runtimes(versions: dict[str, str | None]) -> tuple[Runtime, ...]:
     return (
-        _packaged("litert", "ai-edge-litert", versions),
-        _packaged("tflite-runtime", "tflite-runtime", versions),
-        _packaged("tensorflow", "tensorflow", versions),
+        *(_packaged(name, versions[name]) for name in _TFLITE_RUNTIMES),
         _onnxruntime(),
         _program("trtexec", "TensorRT's own", ("trtexec",)),
         _program("qemu-aarch64", "runs aarch64 programs in emulation", ("qemu-aarch64", "qemu-aarch64-static")),
     )
 
 
-def _packaged(name: str, distribution: str, versions: dict[str, str | None]) -> Runtime:
-    found = versions[distribution]
-    return Runtime(name, found is not None, f"{distribution} {found}" if found else f"pip install {distribution}")
+def _packaged(name: str, found: str | None) -> Runtime:
+    return Runtime(name, found is not None, f"{name} {found}" if found else f"not installed: pip install {name}")
 
 
 def _onnxruntime() -> Runtime:
@@ -167,37 +174,18 @@ def _program(name: str, what: str, candidates: tuple[str, ...]) -> Runtime:
     return Runtime(name, path is not None, f"{what}: {path}" if path else f"not on PATH ({what})")
 
 
-def _checks(machine: Machine, runtimes: tuple[Runtime, ...]) -> tuple[Check, ...]:
-    from edgeopt.target import discover_targets
+def checks_for(spec: TargetSpec, machine: Machine, found: Mapping[str, Runtime]) -> Iterator[Check]:
+    """Yield what can and cannot be said here about the bundles of a target."""
 
-    found = {runtime.name: runtime for runtime in runtimes}
-    return tuple(
-        check for name, spec in discover_targets().items() for check in checks_for(name, spec.runtime, machine, found)
-    )
+    def needs(name: str, what: str) -> Check:
+        return Check(spec.name, what, found[name].found, found[name].detail)
 
-
-def checks_for(target: str, runtime: str, machine: Machine, found: Mapping[str, Runtime]) -> tuple[Check, ...]:
-    """Return what can be said here about the bundles of a target that is run by ``runtime``."""
-    here = _needs(found, runtime if runtime in found else "onnxruntime")
-    if runtime == "litert":
-        return (
-            Check(target, f"LiteRT's int8 kernels on {machine.architecture}", *here),
-            Check(target, "aarch64 code", *_aarch64(machine, found)),
-        )
-    if runtime == "tensorrt":
-        return (
-            Check(target, "the quantized graph, in ONNX Runtime's CPU provider", *here),
-            Check(target, "the engine, as TensorRT builds it", *_needs(found, "trtexec")),
-        )
-    return (Check(target, f"{runtime}'s int8 kernels on {machine.architecture}", *here),)
-
-
-def _needs(found: Mapping[str, Runtime], name: str) -> tuple[bool, str]:
-    return found[name].found, found[name].detail
-
-
-def _aarch64(machine: Machine, found: Mapping[str, Runtime]) -> tuple[bool, str]:
-    if machine.architecture in ("aarch64", "arm64"):
-        return _needs(found, "litert")
-    possible, detail = _needs(found, "qemu-aarch64")
-    return possible, f"run the bundle's run_parity.py with an aarch64 Python in it; {detail}" if possible else detail
+    yield needs(spec.runtime_package, f"answers of {spec.runtime_package} on {machine.architecture}")
+    if spec.model_format == "tflite":
+        for other in _TFLITE_RUNTIMES:
+            if other != spec.runtime_package:
+                yield needs(other, f"a second opinion: {other}")
+        if machine.architecture not in ("aarch64", "arm64"):
+            yield needs("qemu-aarch64", "answers of aarch64 code: run_parity.py under an aarch64 Python in emulation")
+    if spec.runtime.startswith("TensorRT"):
+        yield needs("trtexec", "answers of the engine that TensorRT builds")

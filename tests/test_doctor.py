@@ -1,5 +1,6 @@
 """The doctor: facts about this machine, read from texts and tools that are written here."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -8,9 +9,12 @@ import pytest
 
 import edgeopt
 from edgeopt import doctor
-from edgeopt.doctor import Machine, Runtime, checks_for, cpu_features
+from edgeopt.doctor import Machine, Runtime, checks_for, cpu_features, examine
+from edgeopt.target import TargetSpec, discover_targets
 
 PYPROJECT = Path(edgeopt.__file__).parent.parent / "pyproject.toml"
+LITERT = ("ai-edge-litert", "tflite", "LiteRT, XNNPACK")
+TENSORRT = ("onnxruntime", "onnx", "TensorRT (here: ONNX Runtime)")
 
 
 def machine(architecture: str) -> Machine:
@@ -18,7 +22,7 @@ def machine(architecture: str) -> Machine:
 
 
 def runtimes(*found: str) -> dict[str, Runtime]:
-    names = ("litert", "tflite-runtime", "tensorflow", "onnxruntime", "trtexec", "qemu-aarch64")
+    names = ("ai-edge-litert", "tflite-runtime", "tensorflow", "onnxruntime", "trtexec", "qemu-aarch64")
     return {name: Runtime(name, name in found, f"detail of {name}") for name in names}
 
 
@@ -44,24 +48,50 @@ def test_cpu_features_are_none_when_the_text_has_none(text: str) -> None:
     assert cpu_features(text) == ()
 
 
+def target(package: str, model_format: str, runtime: str) -> TargetSpec:
+    return TargetSpec(
+        name="board",
+        title="a board",
+        scheme="asymmetric",
+        runtime=runtime,
+        runtime_package=package,
+        model_file="model",
+        model_format=model_format,
+        round_to=8,
+        image_layout="NCHW",
+        device_note="a note",
+        folder=Path(),
+    )
+
+
 @pytest.mark.parametrize(
-    ("runtime", "architecture", "found", "possible"),
+    ("spec", "architecture", "found", "possible"),
     [
-        ("litert", "x86_64", ("litert",), [True, False]),
-        ("litert", "x86_64", ("litert", "qemu-aarch64"), [True, True]),
-        ("litert", "aarch64", ("litert",), [True, True]),
-        ("litert", "aarch64", (), [False, False]),
-        ("onnxruntime", "x86_64", ("onnxruntime",), [True]),
-        ("tensorrt", "x86_64", ("onnxruntime",), [True, False]),
-        ("tensorrt", "x86_64", ("onnxruntime", "trtexec"), [True, True]),
+        (LITERT, "x86_64", ("ai-edge-litert",), [True, False, False, False]),
+        (LITERT, "x86_64", ("ai-edge-litert", "tensorflow", "qemu-aarch64"), [True, False, True, True]),
+        (LITERT, "aarch64", (), [False, False, False]),
+        (("onnxruntime", "onnx", "ONNX Runtime"), "x86_64", ("onnxruntime",), [True]),
+        (TENSORRT, "x86_64", ("onnxruntime",), [True, False]),
+        (TENSORRT, "x86_64", ("onnxruntime", "trtexec"), [True, True]),
     ],
 )
 def test_checks_for_says_what_is_possible_when_runtimes_are_found(
-    runtime: str, architecture: str, found: tuple[str, ...], possible: list[bool]
+    spec: tuple[str, str, str], architecture: str, found: tuple[str, ...], possible: list[bool]
 ) -> None:
-    checks = checks_for("board", runtime, machine(architecture), runtimes(*found))
+    checks = list(checks_for(target(*spec), machine(architecture), runtimes(*found)))
     assert [check.possible for check in checks] == possible
     assert all("detail of" in check.why for check in checks)
+
+
+def test_examine_knows_the_runtime_of_every_target_when_run_here() -> None:
+    diagnosis = examine()
+    assert diagnosis.machine.num_cpus >= 1
+    assert {check.target for check in diagnosis.checks} == set(discover_targets()) == set(diagnosis.notes)
+    json.dumps(diagnosis.to_json(), allow_nan=False)
+
+
+def test_examine_reports_no_feature_when_there_is_no_cpuinfo(tmp_path: Path) -> None:
+    assert examine(tmp_path / "cpuinfo").machine.cpu_features == ()
 
 
 def test_program_is_found_when_it_is_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

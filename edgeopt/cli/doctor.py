@@ -43,3 +43,5 @@ def _show(diagnosis: Diagnosis) -> None:
     click.echo()
     checks = ((item.target, "yes" if item.possible else "no", item.what, item.why) for item in diagnosis.checks)
     print_table(("target", "here", "what can be verified", "why"), checks)
+    for target, note in diagnosis.notes.items():
+        click.echo(f"\n{target}: {note}")
