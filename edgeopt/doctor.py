@@ -157,7 +157,8 @@ def _runtimes(versions: dict[str, str | None]) -> tuple[Runtime, ...]:
 
 
 def _packaged(name: str, found: str | None) -> Runtime:
-    return Runtime(name, found is not None, f"{name} {found}" if found else f"not installed: pip install {name}")
+    missing = f"not installed: pip install {name if name in _REQUIRED else f'edgeopt[{name}]'}"
+    return Runtime(name, found is not None, f"{name} {found}" if found else missing)
 
 
 def _onnxruntime() -> Runtime:
