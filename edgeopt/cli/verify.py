@@ -9,6 +9,7 @@ import click
 
 from edgeopt.cli.console import percent_text, print_table, reporting, write_json
 from edgeopt.cli.options import json_option, verbosity_options
+from edgeopt.cli.report import OUTPUT_COLUMNS, output_cells
 
 if TYPE_CHECKING:
     from edgeopt.verify import ParityReport
@@ -46,20 +47,8 @@ def verify(bundle: Path, runtime: str | None, json_to: str | None, verbose: bool
 
 
 def _show(report: ParityReport) -> None:
-    columns = ("output", "worst steps", "equal", "worst SQNR", "worst cosine", "top-1", "worst sample")
-    rows = (
-        (
-            output.name,
-            str(output.max_steps),
-            percent_text(output.equal_fraction),
-            f"{output.sqnr_db:.1f} dB",
-            f"{output.cosine:.4f}",
-            percent_text(output.top1_agreement),
-            output.worst_sample,
-        )
-        for output in report.outputs
-    )
-    print_table(columns, rows)
+    print_table(OUTPUT_COLUMNS, (output_cells(output, steps_judged=report.steps_judged) for output in report.outputs))
     verdict = "passed" if report.passed else "failed"
     coverage = percent_text(report.integer_coverage)
-    click.echo(f"{verdict} in {report.runtime}; {coverage} of the multiply-accumulates run on integers")
+    click.echo(f"\n{verdict} in {report.runtime} on {report.num_samples} samples")
+    click.echo(f"{coverage} of the multiply-accumulates run on integers")
