@@ -35,7 +35,9 @@ def fused_code(low: float, high: float, quantization: Quantization | None) -> in
         return _CODES.get((low, high))
     bounds = _integer_bounds(low, high, quantization)
     for (code_low, code_high), code in sorted(_CODES.items(), key=lambda item: item[1]):
-        if bounds == _integer_bounds(code_low, code_high, quantization) and _rounds_alike(code_low, code_high, quantization):
+        if bounds == _integer_bounds(code_low, code_high, quantization) and _rounds_alike(
+            code_low, code_high, quantization
+        ):
             return code
     return None
 
@@ -55,9 +57,7 @@ def clamp(emitter: Emitter, source: Tensor, low: float, high: float, output: Ten
     return _between(emitter, source, bounds, (low, high), target)
 
 
-def _between(
-    emitter: Emitter, source: Tensor, bounds: np.ndarray, real: tuple[float, float], output: Tensor
-) -> Tensor:
+def _between(emitter: Emitter, source: Tensor, bounds: np.ndarray, real: tuple[float, float], output: Tensor) -> Tensor:
     """MAXIMUM with the lower bound and MINIMUM with the upper, each only if it can bind."""
     limits = (INT8_MIN, INT8_MAX) if source.is_integer else (-math.inf, math.inf)
     needed = [

@@ -97,7 +97,10 @@ def padding_of(step: Step) -> Padding:
     if DYNAMIC in sizes:
         raise RefusedError("padding of a dynamic height or width")
     spans = [dilation * (length - 1) + 1 for length, dilation in zip(kernel, dilations, strict=True)]
-    needed = [max((n - 1) * stride + span - size, 0) for n, stride, span, size in zip(windows, strides, spans, sizes, strict=True)]
+    needed = [
+        max((n - 1) * stride + span - size, 0)
+        for n, stride, span, size in zip(windows, strides, spans, sizes, strict=True)
+    ]
     fills = [n == -(-size // stride) for n, size, stride in zip(windows, sizes, strides, strict=True)]
     if all(fills) and [total // 2 for total in needed] == list(pads[:2]):
         return Padding(SAME)

@@ -28,7 +28,9 @@ class Emitter:
 
     def like(self, model: Tensor, suffix: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return a new tensor of the same dtype and quantization, and of the same shape unless another is given."""
-        return self.tensor(f"{model.name}_{suffix}", model.shape if shape is None else shape, model.dtype, model.quantization)
+        return self.tensor(
+            f"{model.name}_{suffix}", model.shape if shape is None else shape, model.dtype, model.quantization
+        )
 
     def constant(self, name: str, array: NDArray[Any], quantization: Quantization | None = None) -> Tensor:
         """Return a new constant; equal contents share their bytes in the file."""

@@ -161,7 +161,9 @@ class LayoutWalk:
         self.graph.outputs[index] = fetched
 
     def _copy(self, value: ir.Value) -> ir.Value:
-        node = ir.node("Reshape", [value], {"shape": list(shape_of(value))}, domain="edgeopt", name=f"{value.name}_copy")
+        node = ir.node(
+            "Reshape", [value], {"shape": list(shape_of(value))}, domain="edgeopt", name=f"{value.name}_copy"
+        )
         node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
         self.graph.append(node)
         return node.outputs[0]

@@ -177,7 +177,9 @@ def _rename_axis(node: ir.Node, permutation: Permutation) -> None:
 
 def _common_order(operands: list[ir.Value], rank: int, walk: LayoutWalk) -> Permutation:
     """Return the order of the largest operand that is not in ONNX's own order, so that as little as possible moves."""
-    orders = [(int(np.prod(np.abs(walk.shape(v)))), walk.permutation(v)) for v in operands if len(walk.shape(v)) == rank]
+    orders = [
+        (int(np.prod(np.abs(walk.shape(v)))), walk.permutation(v)) for v in operands if len(walk.shape(v)) == rank
+    ]
     moved = [(size, order) for size, order in orders if order != identity(rank)]
     return max(moved, key=lambda entry: entry[0])[1] if moved else identity(rank)
 

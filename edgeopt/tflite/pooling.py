@@ -56,9 +56,7 @@ def _windows_fit(step: Step) -> bool:
     attributes = step.node.attributes
     kernel, strides, pads = (attributes.get_ints(name) for name in ("kernel_shape", "strides", "pads"))
     sizes = step.data.shape[1:3]
-    return all(
-        (size + pads[i] + pads[i + 2] - kernel[i]) % strides[i] == 0 for i, size in enumerate(sizes)
-    )
+    return all((size + pads[i] + pads[i + 2] - kernel[i]) % strides[i] == 0 for i, size in enumerate(sizes))
 
 
 def _options(step: Step, padding: Padding) -> Any:

@@ -18,7 +18,9 @@ from edgeopt.tflite.shapes import Shape, is_known, shape_of
 _DOMAIN = "edgeopt"
 
 
-def replace_node(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], domain: str = _DOMAIN, **attributes: Any) -> ir.Node:
+def replace_node(
+    node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], domain: str = _DOMAIN, **attributes: Any
+) -> ir.Node:
     """Put a new node with the same name and outputs in the place of ``node``."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
@@ -155,7 +157,11 @@ def _matmul(node: ir.Node) -> None:
 def _bias(value: ir.Value | None, num_outputs: int) -> Constant | None:
     """Return a bias as ``(num_outputs,)``, or ``None`` if it is not constant or differs between rows."""
     bias = read_constant(value)
-    if bias is None or bias.array.size not in (1, num_outputs) or bias.array.shape[-1:] not in ((), (1,), (num_outputs,)):
+    if (
+        bias is None
+        or bias.array.size not in (1, num_outputs)
+        or bias.array.shape[-1:] not in ((), (1,), (num_outputs,))
+    ):
         return None
     array = np.broadcast_to(bias.array.reshape(-1), (num_outputs,))
     return Constant(array, bias.scales, bias.zero_points)

@@ -26,7 +26,9 @@ def transpose(step: Step) -> Tensor:
         raise RefusedError(f"transposing {len(permutation)} axes, expected at most 5")
     constant = step.emitter.constant(f"{step.output.name}_perm", np.array(permutation, np.int32))
     version = 4 if len(permutation) > 4 else None
-    return step.emitter.emit("TRANSPOSE", [step.data, constant], step.output, schema.TransposeOptionsT(), version=version)
+    return step.emitter.emit(
+        "TRANSPOSE", [step.data, constant], step.output, schema.TransposeOptionsT(), version=version
+    )
 
 
 def concat(step: Step) -> Tensor:

@@ -136,7 +136,9 @@ class _Translation:
         low, high = _bounds(clamp_node)
         code = clamping.fused_code(low, high, wanted.quantization) if entry.fuses and not entry.keeps_scale else None
         if entry.keeps_scale and operands[0] is not None and operands[0].quantization != wanted.quantization:
-            written = self.emitter.tensor(f"{wanted.name}_own_scale", wanted.shape, wanted.dtype, operands[0].quantization)
+            written = self.emitter.tensor(
+                f"{wanted.name}_own_scale", wanted.shape, wanted.dtype, operands[0].quantization
+            )
         else:
             written = wanted
         result = entry.lower(Step(node, operands, written, self.emitter, clamping.NONE if code is None else code))
