@@ -16,6 +16,7 @@ from typing import Any
 
 from edgeopt.errors import RecipeError, UsageError, did_you_mean
 from edgeopt.settings import ParityLimits, QuantizeSettings, Recipe, TargetOverrides
+from edgeopt.target import discover_targets
 from edgeopt.typed_toml import Decoder, describe, read_toml
 
 LOCAL_RECIPE = "edgeopt.toml"
@@ -88,7 +89,10 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, object] | None
     decoder = Decoder(_called(name_or_path, path), folder, overridden=overridden)
     recipe = decoder.settings(Recipe, table)
     _check_name(recipe, decoder)
+    known = list(discover_targets()) if recipe.targets else []
     for target in recipe.targets:
+        if target not in known:
+            decoder.refuse(("targets", target), "there is no such target", hint=did_you_mean(target, known))
         _settings_for(recipe, target, decoder)
     return LoadedRecipe(recipe, folder, path.absolute())
 

@@ -270,6 +270,10 @@ def test_load_recipe_says_override_when_the_fault_is_not_in_the_file() -> None:
             "my.toml: [targets.arm64.quantize] float_nodes: expected an array, got the integer 3",
         ),
         (
+            "[targets.arm65.parity]\nmax_steps = 2",
+            "my.toml: [targets] arm65: there is no such target\n  hint: did you mean 'arm64'?",
+        ),
+        (
             "[targets.arm64]\npartiy = {}",
             "my.toml: [targets.arm64] unknown key 'partiy'\n  hint: did you mean 'parity'?",
         ),
