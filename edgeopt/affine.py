@@ -69,18 +69,33 @@ def per_channel_weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray
 def quantize_int8(
     values: NDArray[np.floating], scale: NDArray[np.float32] | float, zero_point: int = 0, *, low: int = INT8_MIN
 ) -> NDArray[np.int8]:
-    """Quantize to int8: divide in float32 as ONNX does, round half to even, add the zero-point, saturate at ``low`` and 127.
+    """Quantize to int8: divide in float32 as ONNX does, round half to even, add the zero-point, saturate.
 
     Raises:
         QuantizationError: if a value is NaN, which no integer stands for.
     """
+    steps: NDArray[np.int8] = np.maximum(quantize_to("int8", values, scale, zero_point), low).astype(np.int8)
+    return steps
+
+
+def quantize_to(
+    dtype: str, values: NDArray[np.floating], scale: NDArray[np.float32] | float, zero_point: int
+) -> NDArray[np.integer]:
+    """Quantize to an integer dtype, saturating at its bounds.
+
+    Raises:
+        QuantizationError: if a value is NaN.
+    """
     if np.isnan(values).any():
         raise QuantizationError("a value to quantize is NaN")
+    bounds = np.iinfo(dtype)
     steps = np.rint(values.astype(np.float32) / np.asarray(scale, np.float32)) + np.float32(zero_point)
-    return np.clip(steps, low, INT8_MAX).astype(np.int8)
+    return np.clip(steps, bounds.min, bounds.max).astype(dtype)
 
 
-def dequantize(values: NDArray[np.integer], scale: NDArray[np.float32] | float, zero_point: int = 0) -> NDArray[np.float32]:
+def dequantize(
+    values: NDArray[np.integer], scale: NDArray[np.float32] | float, zero_point: int = 0
+) -> NDArray[np.float32]:
     """Return ``(values - zero_point) * scale`` as float32."""
     return (values.astype(np.float32) - np.float32(zero_point)) * np.asarray(scale, np.float32)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeopt.inspection import Border
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -74,10 +76,15 @@ class QdqModel:
 
 @dataclass(frozen=True)
 class LoweredModel:
-    """A file that a target's runtime loads, and the files that travel beside it in the bundle."""
+    """A file that a target's runtime loads, what it takes and gives, and what travels beside it in the bundle.
+
+    ``notes`` is Markdown for the bundle's README: how the receiver uses the model on this target.
+    """
 
     path: Path
+    border: Border
     extra_files: tuple[Path, ...] = ()
+    notes: str = ""
 
 
 def sha256_file(path: Path) -> str:

@@ -1,12 +1,17 @@
-"""Files that are either the old one or the whole new one, never half of it."""
+"""Files and folders that are either the old one or the whole new one, never half of it."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from edgeopt.errors import StorageError
+
+_AT_FDCWD = -100  # paths are relative to the working directory
+_RENAME_EXCHANGE = 2
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,3 +35,28 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the folder ``new`` in the place of ``target``, which may be there; ``new`` is gone afterwards.
+
+    Where the system can exchange two names in one step (Linux), no moment is without a ``target``.
+    """
+    if not target.exists():
+        new.rename(target)
+        return
+    if not _exchange(new, target):
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(old)
+        new.rename(target)
+        old.rename(new)
+    shutil.rmtree(new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names by ``renameat2(RENAME_EXCHANGE)``; return whether the system can."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)

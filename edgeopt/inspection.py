@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 class TensorFacts:
     """One input or output of a model file.
 
-    ``scale`` and ``zero_point`` say which real number an integer stands for; a float tensor that is quantized right
-    behind its border has them too. ``layout`` is ``"any"`` for what is not an image.
+    ``scale`` and ``zero_point`` say which real number an integer stands for, and ``integer_dtype`` which integers: a
+    float tensor that is quantized right behind the border has them too. An output that is never quantized has a
+    ``scale``, to tell differences in steps, but no ``integer_dtype``. ``layout`` is ``"any"`` for what is no image.
     """
 
     name: str
@@ -20,6 +21,7 @@ class TensorFacts:
     layout: str = "any"
     scale: float | None = None
     zero_point: int | None = None
+    integer_dtype: str | None = None
 
 
 @dataclass(frozen=True)

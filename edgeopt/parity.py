@@ -86,7 +86,7 @@ def to_steps(values: Array, facts: Facts) -> Array:
     if np.issubdtype(values.dtype, np.integer):
         return values.astype(np.int64)
     steps = values.astype(np.float64) / facts["scale"]
-    return np.rint(steps) + facts["zero_point"] if facts["integer"] else steps
+    return np.rint(steps) + facts["zero_point"] if facts["integer_dtype"] else steps
 
 
 def to_real(values: Array, facts: Facts) -> Array:

@@ -72,19 +72,20 @@ class CalibrationSettings:
     """Which samples ranges come from, and which held-out samples judge the result; the two are always disjoint.
 
     ``dataset`` is the name of a folder in ``calibration/`` or a path to such a folder; ``options`` go to its
-    ``preprocess.py`` as they are.
+    ``preprocess.py`` as they are. ``num_golden`` of the held-out samples travel in the bundle.
     """
 
     dataset: str
     num_samples: int = 128
     num_held_out: int = 64
+    num_golden: int = 16
     method: Literal["minmax"] = "minmax"
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse empty sets: a range of nothing and a verdict on nothing."""
-        if self.num_samples < 1 or self.num_held_out < 1:
-            raise RecipeError("num_samples and num_held_out must be at least 1")
+        if min(self.num_samples, self.num_held_out, self.num_golden) < 1:
+            raise RecipeError("num_samples, num_held_out and num_golden must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,11 @@ def stage(name: str) -> Iterator[None]:
 
 def track(items: Iterable[Item], *, total: int, description: str) -> Iterator[Item]:
     """Yield ``items`` and report progress after each."""
-    reporter = _reporter.get()
     for done, item in enumerate(items, start=1):
         yield item
-        reporter.progress(description, done, total)
+        report_progress(description, done, total)
+
+
+def report_progress(description: str, done: int, total: int) -> None:
+    """Say how far a loop has come that cannot be written with :func:`track`."""
+    _reporter.get().progress(description, done, total)

@@ -1,4 +1,4 @@
-"""Targets: every folder in ``targets/`` with ``target.toml`` (facts) and ``backend.py`` (three functions).
+"""Targets: every folder in ``targets/`` with ``target.toml`` (facts) and ``backend.py`` (two functions).
 
 edgeopt never imports a target by name; a folder's existence registers it.
 """
@@ -17,7 +17,6 @@ from typing import Literal, Protocol, cast
 from edgeopt.artifacts import LoweredModel, QdqModel
 from edgeopt.errors import TargetError, did_you_mean
 from edgeopt.inspection import Border, Inspection
-from edgeopt.session import Session
 
 _PACKAGE = "edgeopt.targets"
 
@@ -62,9 +61,6 @@ class Backend(Protocol):
 
     def lower(self, source: QdqModel, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
         """Write the model file and what travels beside it; refuse (``LoweringError``) what cannot be exact."""
-
-    def open_session(self, model: Path) -> Session:
-        """Load a model file in the target's runtime, or in the nearest to it that runs here."""
 
     def inspect(self, model: Path) -> Inspection:
         """Say what a model file holds and what of it runs on integers in the target's runtime."""
@@ -129,7 +125,7 @@ def load_backend(spec: TargetSpec) -> Backend:
         TargetError: if one of its functions is missing.
     """
     module = importlib.import_module(f"{_PACKAGE}.{spec.name}.backend")
-    for function in ("lower", "open_session", "inspect"):
+    for function in ("lower", "inspect"):
         if not callable(getattr(module, function, None)):
             raise TargetError(f"targets/{spec.name}/backend.py has no function {function!r}")
     return cast(Backend, module)

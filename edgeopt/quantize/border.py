@@ -25,13 +25,14 @@ def border_of(source: QdqModel, ranges: Ranges, inputs: Mapping[str, InputSettin
 
     def facts(value: ir.Value, params: QuantParams | None, layout: str) -> TensorFacts:
         name = str(value.name)
+        integer_dtype = None if params is None else "int8"
         if params is None:
             observed = ranges.tensors.get(name)
             if observed is None:
                 raise QuantizationError(f"{name!r} was not calibrated", hint="rebuild with --force")
             params = activation_params(observed.minimum, observed.maximum)
         shape = tuple(size if isinstance(size, int) else str(size) for size in (value.shape or ()))
-        return TensorFacts(name, "float32", shape, layout, params.scale, params.zero_point)
+        return TensorFacts(name, "float32", shape, layout, params.scale, params.zero_point, integer_dtype)
 
     return Border(
         tuple(facts(value, _input_params(value), inputs[str(value.name)].layout) for value in graph.inputs),

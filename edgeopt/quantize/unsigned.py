@@ -7,8 +7,12 @@ convolutions fuse to integer kernels, with int8 14 of them stay float.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
+
+from edgeopt.inspection import Border, TensorFacts
 
 _OFFSET = 128
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -27,6 +31,17 @@ def with_unsigned_activations(model: ir.Model) -> ir.Model:
             _shift_constant(graph, node.inputs[0], shifted)
             _shift_constant(graph, node.inputs[2], shifted)
     return copy
+
+
+def unsigned_border(border: Border) -> Border:
+    """Return the same border with the zero-points that go with uint8."""
+
+    def shifted(facts: TensorFacts) -> TensorFacts:
+        if facts.zero_point is None or facts.integer_dtype != "int8":
+            return facts
+        return replace(facts, zero_point=facts.zero_point + _OFFSET, integer_dtype="uint8")
+
+    return Border(tuple(map(shifted, border.inputs)), tuple(map(shifted, border.outputs)))
 
 
 def _shift_constant(graph: ir.Graph, value: ir.Value | None, shifted: set[str]) -> None:

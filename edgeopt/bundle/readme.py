@@ -1,0 +1,89 @@
+"""The README of a bundle, for whoever receives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from edgeopt.bundle.manifest import Manifest
+
+
+def bundle_readme(manifest: Manifest) -> str:
+    """Return Markdown: what the model takes and gives, how to run it, how to check it, and what was measured."""
+    return "\n".join(_lines(manifest)) + "\n"
+
+
+def _lines(manifest: Manifest) -> Iterator[str]:
+    model = manifest["model"]
+    yield f"# {manifest['name']} for {manifest['target']}"
+    yield ""
+    yield f"`{model['file']}` runs in {model['runtime']}. {model['device_note'].strip()}"
+    yield ""
+    yield "## Inputs and outputs"
+    yield ""
+    yield "| | name | dtype | shape | layout | scale | zero point |"
+    yield "|---|---|---|---|---|---|---|"
+    for kind, tensors in (("in", manifest["inputs"]), ("out", manifest["outputs"])):
+        yield from (_tensor_row(kind, facts) for facts in tensors)
+    yield ""
+    yield "`real = scale * (integer - zero_point)`; a float input is quantized so inside the model."
+    yield ""
+    yield from _preprocessing(manifest["preprocessing"])
+    yield "## Check it on the device"
+    yield ""
+    yield "    python3 run_parity.py"
+    yield ""
+    yield (
+        "It needs NumPy and one runtime, checks every file against `bundle.json`, runs the samples of `golden.npz`, "
+        "and exits with 0 for yes, 12 for no, 11 for a damaged bundle and 13 if no runtime is installed."
+    )
+    yield ""
+    if model["notes"]:
+        yield model["notes"].strip()
+        yield ""
+    yield "## Measured when it was built"
+    yield ""
+    yield f"- {manifest['integer_coverage']:.1%} of {manifest['num_macs']:,} multiply-accumulates in integer kernels"
+    yield f"- operators: {', '.join(f'{count} {name}' for name, count in sorted(manifest['operators'].items()))}"
+    if manifest["float_operators"]:
+        yield f"- still float: {', '.join(manifest['float_operators'])}"
+    yield from _parity(manifest["parity"])
+
+
+def _tensor_row(kind: str, facts: dict[str, Any]) -> str:
+    shape = " x ".join(str(size) for size in facts["shape"])
+    scale = "" if facts["scale"] is None else f"{facts['scale']:.9g}"
+    zero_point = "" if facts["zero_point"] is None else facts["zero_point"]
+    return f"| {kind} | {facts['name']} | {facts['dtype']} | {shape} | {facts['layout']} | {scale} | {zero_point} |"
+
+
+def _preprocessing(facts: dict[str, Any]) -> Iterator[str]:
+    if not facts:
+        return
+    yield "## Preprocessing"
+    yield ""
+    for key, value in sorted(facts.items()):
+        if isinstance(value, dict):
+            yield from (f"- {key}, {name}: {item}" for name, item in sorted(value.items()))
+        else:
+            yield f"- {key}: {value}"
+    yield ""
+
+
+def _parity(parity: dict[str, Any] | None) -> Iterator[str]:
+    if parity is None:
+        yield "- not verified: the build was told not to run it"
+        return
+    for output in parity["outputs"]:
+        yield (
+            f"- {output['name']}, {parity['num_samples']} held-out samples: at most {output['max_steps']} steps from "
+            f"the quantized reference ({output['equal_fraction']:.2%} of the values equal); at least "
+            f"{output['sqnr_db']:.1f} dB to the float network (worst: {output['worst_sample']})"
+            if output["sqnr_db"] is not None
+            else f"- {output['name']}: NaN on sample {output['worst_sample']}"
+        )
+        if output["top1_agreement"] is not None:
+            yield f"- {output['name']}: same class as the float network on {output['top1_agreement']:.2%}"
+        if output.get("accuracy") is not None:
+            yield f"- {output['name']}: accuracy {output['accuracy']:.2%}, float {output['float_accuracy']:.2%}"
+    yield from (f"- **no**: {failure}" for failure in parity["failures"])

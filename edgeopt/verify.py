@@ -1,0 +1,130 @@
+"""Runs a bundle in its real runtime and answers the two questions, by the code that travels in the bundle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeopt import parity
+from edgeopt.bundle.golden import Golden
+from edgeopt.errors import BundleError, MissingDependencyError
+from edgeopt.stage import report_progress, stage
+from edgeopt.target import discover_targets, load_backend
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """How one output compares; every figure but ``equal_fraction`` and the shares is that of the worst sample.
+
+    ``max_steps`` and ``equal_fraction`` are against the quantized reference, the rest against the float network; NaN
+    stands for an answer that was NaN, and fails. Accuracies are there if the samples have labels.
+    """
+
+    name: str
+    max_steps: float
+    worst_steps_sample: str
+    equal_fraction: float
+    sqnr_db: float
+    worst_sample: str
+    cosine: float
+    worst_cosine_sample: str
+    top1_agreement: float | None
+    float_accuracy: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The verdict on a bundle: ``failures`` says why it is no."""
+
+    passed: bool
+    runtime: str
+    failures: tuple[str, ...]
+    num_samples: int
+    steps_judged: bool
+    integer_coverage: float
+    outputs: tuple[OutputParity, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as JSON types; NaN becomes ``None``."""
+        content = asdict(self)
+        for output in content["outputs"]:
+            for key, value in output.items():
+                output[key] = None if isinstance(value, float) and math.isnan(value) else value
+        return content
+
+
+def verify(bundle: str | Path, *, runtime: str | None = None) -> ParityReport:
+    """Check a bundle's files, count its integer kernels anew, run its golden samples and return the verdict.
+
+    Args:
+        bundle: the folder.
+        runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tensorflow`` or ``onnxruntime``; left out, the first that is
+            installed and can load the model.
+
+    Raises:
+        BundleError: a file is missing or was changed, or the bundle has another schema version.
+        MissingDependencyError: no installed runtime can load the model.
+    """
+    with stage("verify"):
+        folder = Path(bundle)
+        if not (folder / "bundle.json").is_file():
+            raise BundleError(f"{folder} is not a bundle: it has no bundle.json", hint="edgeopt build writes bundles")
+        try:
+            manifest = parity.read_bundle(str(folder))
+        except parity.BundleDamaged as error:
+            raise BundleError(
+                f"{folder}: {error}", hint="build it again, or take it from where it was built"
+            ) from error
+        manifest["integer_coverage"] = _coverage_now(folder, manifest)
+        from edgeopt.bundle.golden import load_golden
+
+        return judge_model(folder / manifest["model"]["file"], manifest, load_golden(folder / "golden.npz"), runtime)
+
+
+def judge_model(model: Path, manifest: Mapping[str, Any], golden: Golden, runtime: str | None = None) -> ParityReport:
+    """Run a model file on golden vectors and judge the answers by the manifest's limits.
+
+    Raises:
+        MissingDependencyError: no installed runtime can load the model.
+    """
+    try:
+        chosen = parity.find_runtime(manifest["model"]["format"], runtime)
+        run = parity.open_model(str(model), chosen)
+    except (parity.RuntimeMissing, ModuleNotFoundError) as error:
+        raise MissingDependencyError(str(error)) from error
+    total = len(golden["names"])
+    report = parity.judge(run, golden, dict(manifest), chosen, lambda done: report_progress("verify", done, total))
+    return report_from(report, f"{chosen} {parity.runtime_version(chosen)}")
+
+
+def report_from(report: Mapping[str, Any], runtime: str) -> ParityReport:
+    """Return the typed form of what :func:`edgeopt.parity.judge` reports."""
+    outputs = tuple(
+        OutputParity(**{key: _nan_for_none(key, value) for key, value in output.items()})
+        for output in report["outputs"]
+    )
+    return ParityReport(
+        passed=report["passed"],
+        runtime=runtime,
+        failures=tuple(report["failures"]),
+        num_samples=report["num_samples"],
+        steps_judged=report["steps_judged"],
+        integer_coverage=report["integer_coverage"],
+        outputs=outputs,
+    )
+
+
+def _nan_for_none(key: str, value: Any) -> Any:
+    return math.nan if value is None and key in ("max_steps", "sqnr_db", "cosine") else value
+
+
+def _coverage_now(folder: Path, manifest: Mapping[str, Any]) -> float:
+    """Count in the model file itself; a target that is not installed here leaves what the manifest says."""
+    spec = discover_targets().get(manifest["target"])
+    if spec is None:
+        return float(manifest["integer_coverage"])
+    return load_backend(spec).inspect(folder / manifest["model"]["file"]).integer_coverage

@@ -1,0 +1,43 @@
+"""arm64: the QDQ graph's own scales in a full-integer TFLite file, images channels-last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgeopt.artifacts import LoweredModel, QdqModel
+from edgeopt.inspection import Border, Inspection, TensorFacts
+from edgeopt.target import LoweringRequest
+from edgeopt.tflite.inspect import inspect_tflite
+from edgeopt.tflite.lower import lower as lower_to_tflite
+
+
+def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
+    """Write the TFLite file; refuse what it cannot express exactly."""
+    path = out_dir / "model.tflite"
+    path.write_bytes(lower_to_tflite(ir.load(source.path), input_layouts=request.input_layouts, integer_io=True))
+    written = inspect_tflite(path).border
+    return LoweredModel(path, Border(_ours(written.inputs, border, request), _ours(written.outputs, border, request)))
+
+
+def inspect(model: Path) -> Inspection:
+    """Count the operators of the file; in a full-integer file each of them is an integer kernel."""
+    return inspect_tflite(model)
+
+
+def _ours(tensors: tuple[TensorFacts, ...], border: Border, request: LoweringRequest) -> tuple[TensorFacts, ...]:
+    """Add the layouts, which a TFLite file does not say."""
+    known = {facts.name: facts.layout for facts in (*border.inputs, *border.outputs)}
+    return tuple(
+        TensorFacts(
+            facts.name,
+            facts.dtype,
+            facts.shape,
+            request.input_layouts.get(facts.name, known[facts.name]),
+            facts.scale,
+            facts.zero_point,
+            facts.integer_dtype,
+        )
+        for facts in tensors
+    )

@@ -1,0 +1,26 @@
+"""x86: the QDQ graph with uint8 activations, which ONNX Runtime turns into integer kernels when it loads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgeopt.artifacts import LoweredModel, QdqModel
+from edgeopt.inspection import Border, Inspection
+from edgeopt.quantize.audit import audit_onnxruntime
+from edgeopt.quantize.unsigned import unsigned_border, with_unsigned_activations
+from edgeopt.target import LoweringRequest
+
+
+def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
+    """Write the QDQ graph with every activation's zero-point moved by 128; inputs and outputs stay float."""
+    model = with_unsigned_activations(ir.load(source.path))
+    path = out_dir / "model.onnx"
+    ir.save(model, path)
+    return LoweredModel(path, unsigned_border(border))
+
+
+def inspect(model: Path) -> Inspection:
+    """Count the kernels of the graph that ONNX Runtime makes of the model."""
+    return audit_onnxruntime(model, "ONNX Runtime")
