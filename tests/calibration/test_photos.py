@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 from edgeopt.calibration.photos import preprocess
 from edgeopt.calibration.photos.preprocess import crop_box, open_dataset
+from PIL import Image
 
 from edgeopt.errors import DataError, MissingDependencyError, RecipeError
 from edgeopt.samples import Dataset, Split
@@ -91,6 +93,20 @@ def test_open_dataset_normalizes_as_the_formula_says_when_given_options(
     np.testing.assert_allclose(actual, expected(pixels), atol=2e-6)
     assert pixels.max() > 200
     np.testing.assert_array_equal(pixels, np.rint(pixels))
+
+
+def test_open_dataset_mirrors_every_second_crop_when_it_cuts() -> None:
+    spec = find_spec("skimage")
+    assert spec is not None
+    assert spec.origin is not None
+    with Image.open(Path(spec.origin).parent / "data/chelsea.png") as photo:
+        for index in (1, 2):
+            box = crop_box(index, photo.size, (48, 32), smallest=0.6)
+            crop = photo.resize((48, 32), Image.Resampling.BICUBIC, box=box)
+            expected = np.asarray(crop, np.float32)[:, :: -1 if index == 1 else 1]
+            sample = open_dataset("held_out", NHWC, PLAIN)[3 * index]
+            assert sample.name == f"chelsea-{index:03}"
+            np.testing.assert_array_equal(sample.inputs["image"][0], expected)
 
 
 def test_crop_box_is_the_largest_centred_crop_when_index_is_zero() -> None:

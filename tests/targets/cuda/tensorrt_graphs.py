@@ -158,9 +158,9 @@ BREAKING = {
     "int8-output": (6, [("(float[1,3] logits)", "(int8[1,3] logits)")]),
     # Rule 7: a residual input is quantized.
     "float-residual": (7, [("sum = Add (act_d, narrow)", "sum = Add (act, narrow)")]),
-    "float-residual-first-conv-branch-shared": (
+    "branch-that-another-node-reads": (
         7,
-        [("sum = Add (act_d, narrow)", "sum = Add (act, narrow)\n  other = Relu (narrow)")],
+        [("sum = Add (act_d, narrow)", "sum = Add (act_d, narrow)\n  other = Relu (narrow)")],
     ),
     "two-float-branches": (
         7,
