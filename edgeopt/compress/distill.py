@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.determinism import deterministic
-from edgeopt.compress.fit import LossFunction, logits_of
+from edgeopt.compress.fit import LossFunction, logits_of, prefer_channels_last
 from edgeopt.compress.train import Build, TrainReport, train_network
 from edgeopt.compress.weights import model_digest, refuse_not_finite
 from edgeopt.errors import CompressionError
@@ -44,7 +44,7 @@ def distill_stage(
         DataError: samples are missing, not labelled or not finite.
     """
     with deterministic(settings.seed, settings.threads):
-        guide = build(teacher).eval().requires_grad_(False)
+        guide = prefer_channels_last(build(teacher)).eval().requires_grad_(False)
         refuse_not_finite(guide, "teacher")
         model = build(student)
         loss = _soft_and_hard_loss(guide, settings)
