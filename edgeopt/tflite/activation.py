@@ -39,3 +39,8 @@ def softmax(step: Step) -> Tensor:
     options = schema.SoftmaxOptionsT()
     options.beta = 1.0
     return step.emitter.emit("SOFTMAX", [step.data], step.output, options)
+
+
+def hard_swish(step: Step) -> Tensor:
+    """Lower HardSwish, in float: the int8 kernel multiplies in 16 bits and rounds several times."""
+    return step.emitter.emit("HARD_SWISH", [step.data], step.output)

@@ -1,6 +1,6 @@
-"""Clamp in integers: which bounds a scale already implies, which a kernel can fuse, and which take operators of their own.
+"""Clamp in integers: which bounds a scale implies already, which a kernel can fuse, which take operators of their own.
 
-Quantizing is monotone, so ``quantize(clip(x, low, high)) == clip(quantize(x), quantize(low), quantize(high))`` exactly.
+Quantizing is monotone, so ``quantize(clip(x, low, high)) == clip(quantize(x), quantize(low), quantize(high))``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgeopt.tflite.program import Quantization, Tensor
 from edgeopt.tflite.step import Step
 
 NONE = schema.ActivationFunctionType.NONE
-_CODES = {
+_CODES: dict[tuple[float, float], int] = {
     (0.0, math.inf): schema.ActivationFunctionType.RELU,
     (0.0, 6.0): schema.ActivationFunctionType.RELU6,
     (-1.0, 1.0): schema.ActivationFunctionType.RELU_N1_TO_1,

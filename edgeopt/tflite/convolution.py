@@ -1,7 +1,7 @@
 """Conv as CONV_2D or DEPTHWISE_CONV_2D, and the paddings of everything that slides a window.
 
-XNNPACK and ONNX Runtime both compute ``round_half_even(float32(sum) * (s_in * s_w / s_out)) + zero_point`` with the bias
-inside the 32-bit sum, so the two agree bit for bit.
+XNNPACK and ONNX Runtime both compute ``round_half_even(float32(sum) * (s_in * s_w / s_out)) + zero_point`` with the
+bias inside the 32-bit sum, so the two agree bit for bit.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def weights_tensor(step: Step, array: NDArray[Any], axis: int) -> Tensor:
 def bias_tensor(step: Step, weight: Tensor, num_outputs: int) -> Tensor:
     """Return the bias, zeros if there is none: float32, or int32 in units of ``input scale * weight scale``.
 
-    A bias that comes with these scales keeps its integers; any other is rounded to them, as the kernels can do no better.
+    A bias that comes with these scales keeps its integers; any other is rounded to them, the best a kernel can do.
     """
     given = step.optional(2)
     name = given.name if given is not None else f"{step.output.name}_bias"

@@ -45,7 +45,7 @@ class Emitter:
         *,
         version: int | None = None,
     ) -> Tensor:
-        """Append an operator and return its output; without ``version``, the lowest for the dtype of its first input."""
+        """Append an operator and return its output; without ``version``, the lowest for its first input's dtype."""
         data = inputs[0]
         assert data is not None
         number = operator_version(builtin, integer=data.dtype == np.int8) if version is None else version
@@ -66,12 +66,19 @@ class Emitter:
         return self.emit("RESHAPE", [root, new_shape], output, options)
 
     def requantize(self, source: Tensor, quantization: Quantization, output: Tensor | None = None) -> Tensor:
-        """Return ``source`` under another scale; the same tensor if it has that scale already."""
+        """Return ``source`` under another scale; the same tensor if it has that scale already.
+
+        Written as a multiplication by 1, which XNNPACK computes in float32 and rounds once: on all int8 values under 30
+        random pairs of scales it was always what ONNX gives. Its QUANTIZE from int8 to int8 multiplies by a number of
+        16 bits and was one step off for 4.5 % of them; a float detour is right too, but not integer.
+        """
         if output is None:
             if source.quantization == quantization:
                 return source
             output = self.tensor(f"{source.name}_requantized", source.shape, source.dtype, quantization)
-        return self.emit("QUANTIZE", [source], output)
+        one = self.constant("one", np.ones(1, np.int8), Quantization((1.0,), (0,)))
+        version = 3 if source.per_tensor.scale >= quantization.scale else None
+        return self.emit("MUL", [source, one], output, schema.MulOptionsT(), version=version)
 
     def pad(self, source: Tensor, pads: list[tuple[int, int]], value: Tensor | None = None) -> Tensor:
         """Surround ``source`` with real zeros, or with ``value``; unchanged if there is nothing to add."""

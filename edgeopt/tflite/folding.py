@@ -57,6 +57,6 @@ def _evaluate(node: ir.Node, opset: int) -> NDArray[np.generic] | None:
     proto = ir.to_proto(node)
     assert isinstance(proto, onnx.NodeProto)
     evaluator = ReferenceEvaluator(proto, opsets={"": opset})
-    feeds = {value.name: read_array(value) for value in node.inputs if value is not None}
+    feeds = {value.name: read_array(value) for value in node.inputs if value is not None and value.name}
     (result,) = evaluator.run(None, feeds)
     return np.asarray(result)

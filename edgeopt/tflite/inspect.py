@@ -22,7 +22,7 @@ _FILE_IDENTIFIER = b"TFL3"
 
 @dataclass(frozen=True)
 class FileTensor:
-    """One tensor of the file; ``scales`` is empty for a tensor that is not quantized, and -1 in ``shape`` is dynamic."""
+    """One tensor of the file; ``scales`` is empty if it is not quantized, and -1 in ``shape`` is a dynamic axis."""
 
     name: str
     dtype: str

@@ -9,17 +9,17 @@ stored tensor is logical axis ``permutation[i]``. An operator states what it nee
 * a reshape keeps the order where its groups of axes allow it (:mod:`edgeopt.tflite.reshaping`);
 * a Transpose of the model itself moves nothing: it only renames axes.
 
-Data moves only where an operator needs an order that it does not find, and at the graph's borders. So a transpose cancels
-with its inverse without anyone looking for the pair, and the walk is linear in the size of the graph. One more rule
-removes the transpose that every classifier with a Flatten would keep: the columns of the fully connected weights behind it
-are rearranged instead.
+Data moves only where an operator needs an order that it does not find, and at the graph's borders. So a transpose
+cancels with its inverse without anyone looking for the pair, and the walk is linear in the size of the graph. One more
+rule removes the transpose that every classifier with a Flatten would keep: the columns of the fully connected weights
+behind it are rearranged instead.
 
 A transpose of a dequantized value is put in front of its DequantizeLinear, where it moves int8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import onnx_ir as ir
@@ -60,7 +60,7 @@ def to_channels_last(
     common.RemoveUnusedNodesPass()(model)
 
 
-def _check_layouts(what: str, values: list[ir.Value], layouts: Mapping[str, Layout]) -> None:
+def _check_layouts(what: str, values: Sequence[ir.Value], layouts: Mapping[str, Layout]) -> None:
     ranks = {value.name: len(shape_of(value)) for value in values}
     for name in layouts:
         if ranks.get(name) != 4:

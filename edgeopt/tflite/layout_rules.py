@@ -246,7 +246,6 @@ RULES: Mapping[str, Rule] = {
     "DequantizeLinear": quantization,
     "Div": elementwise,
     "FullyConnected": fully_connected,
-    "HardSigmoid": any_order,
     "HardSwish": any_order,
     "MaxPool": channels_last,
     "Mean": mean,

@@ -1,8 +1,8 @@
 """Fully connected layers with constant weights.
 
-int8 FULLY_CONNECTED with a scale for each output is version 12, which runtimes before 2.17 refuse; written as version 4 they
-would load it and compute with a scale of 0. A 1x1 CONV_2D has had such scales from the start, runs the same
-matrix kernel and rounds the same, so that is what per-channel weights become.
+int8 FULLY_CONNECTED with a scale for each output is version 12, which older runtimes refuse. A 1x1 CONV_2D has had such
+scales from the start, runs the same matrix kernel in XNNPACK and rounds the same, so that is what per-channel weights
+become.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from onnx_ir.passes import common
 from edgeopt.errors import LoweringError
 from edgeopt.tflite import rewrites
 from edgeopt.tflite.folding import fold_constants
+from edgeopt.tflite.quantize_first import quantize_first
 
 DOMAIN = "edgeopt"
 OLDEST_OPSET = 13
@@ -52,6 +53,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
         rewrite = rewrites.REWRITES.get(node.op_type)
         if rewrite is not None and not node.domain and node.graph is not None:
             rewrite(node)
+    quantize_first(model.graph)
     model.graph.opset_imports[DOMAIN] = 1
     common.RemoveUnusedNodesPass()(model)
     return model

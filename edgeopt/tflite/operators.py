@@ -15,6 +15,7 @@ OPERATORS: Mapping[tuple[str, str], Entry] = {
     ("", "Add"): Entry(elementwise.add, fuses=True),
     ("", "Concat"): Entry(shape.concat, fuses=True),
     ("", "Div"): Entry(elementwise.divide, never, fuses=True),
+    ("", "HardSwish"): Entry(activation.hard_swish, never),
     ("", "Mul"): Entry(elementwise.multiply, fuses=True),
     ("", "Sigmoid"): Entry(activation.sigmoid, activation.gives_unit_interval),
     ("", "Softmax"): Entry(activation.softmax, activation.gives_unit_interval),
@@ -29,5 +30,6 @@ OPERATORS: Mapping[tuple[str, str], Entry] = {
     ("edgeopt", "Mean"): Entry(pooling.mean),
     ("edgeopt", "Pad"): Entry(shape.pad, keeps_scale=True),
     ("edgeopt", "Reshape"): Entry(shape.reshape, keeps_scale=True),
+    ("edgeopt", "Resize"): Entry(shape.resize, keeps_scale=True),
     ("edgeopt", "Slice"): Entry(shape.slices, keeps_scale=True),
 }

@@ -13,7 +13,7 @@ DYNAMIC = -1  # an axis whose size the application chooses
 
 @dataclass(frozen=True)
 class Quantization:
-    """``real = scales * (stored - zero_points)``, per tensor with one scale or per slice along ``axis`` with several."""
+    """``real = scales * (stored - zero_points)``: one scale for the tensor, or one for each slice along ``axis``."""
 
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
@@ -61,7 +61,7 @@ class Tensor:
 
 @dataclass(eq=False)
 class Operator:
-    """One built-in operator by its name in the schema; ``options`` is the schema's ``...OptionsT`` record or ``None``."""
+    """One built-in operator by its name in the schema; ``options`` is the schema's ``...OptionsT`` or ``None``."""
 
     builtin: str
     version: int

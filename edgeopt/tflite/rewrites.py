@@ -70,13 +70,13 @@ def _reshape(node: ir.Node) -> None:
 
 def _mean(node: ir.Node) -> None:
     rank = len(shape_of(node.inputs[0]))
-    given = node.attributes.get_ints("axes", None)
+    given = _ints(node, "axes")
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         array = read_array(node.inputs[1])
         if array is None:
             return
         given = array.tolist()
-    if not given and node.attributes.get_int("noop_with_empty_axes", 0):
+    if not given and node.attributes.get_int("noop_with_empty_axes", 0) != 0:
         return
     axes = sorted(axis % rank for axis in given) if given else list(range(rank))
     replace_node(node, "Mean", node.inputs[:1], axes=axes, keepdims=node.attributes.get_int("keepdims", 1))
@@ -109,7 +109,8 @@ def _slice(node: ir.Node) -> None:
     if any(array is None for array in arrays) or len(arrays) < 2:
         return
     starts, ends = arrays[0], arrays[1]
-    assert starts is not None and ends is not None
+    assert starts is not None
+    assert ends is not None
     axes = arrays[2] if len(arrays) > 2 else None
     steps = arrays[3] if len(arrays) > 3 else None
     begin, end, stride = [0] * len(shape), [max(size, 0) for size in shape], [1] * len(shape)
@@ -125,9 +126,14 @@ def _slice(node: ir.Node) -> None:
 def _gemm(node: ir.Node) -> None:
     weight = read_constant(node.inputs[1])
     alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
-    if weight is None or weight.array.ndim != 2 or node.attributes.get_int("transA", 0) or (alpha, beta) != (1.0, 1.0):
+    if (
+        weight is None
+        or weight.array.ndim != 2
+        or (alpha, beta) != (1.0, 1.0)
+        or node.attributes.get_int("transA", 0) != 0
+    ):
         return
-    if not node.attributes.get_int("transB", 0):
+    if node.attributes.get_int("transB", 0) == 0:
         weight = weight.transposed((1, 0))
     inputs = [node.inputs[0], write_constant(weight, f"{node.name}_weight", node)]
     if len(node.inputs) > 2 and node.inputs[2] is not None:
@@ -178,7 +184,7 @@ def _batch_normalization(node: ir.Node) -> None:
     """Fold into the Conv in front if that is its only consumer, otherwise multiply and add."""
     arrays = [read_array(value) for value in node.inputs[1:5]]
     source = node.inputs[0]
-    if any(array is None for array in arrays) or source is None or node.attributes.get_int("training_mode", 0):
+    if any(array is None for array in arrays) or source is None or node.attributes.get_int("training_mode", 0) != 0:
         return
     gamma, beta, mean, variance = (array.astype(np.float64) for array in arrays if array is not None)
     factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
@@ -216,14 +222,33 @@ def _fold_into_convolution(node: ir.Node, source: ir.Value, factor: np.ndarray, 
     return True
 
 
+def _resize(node: ir.Node) -> None:
+    """Resize of height and width to known sizes; how coordinates are mapped stays in attributes of the same names."""
+    source, target = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    kept = ("mode", "coordinate_transformation_mode", "nearest_mode")
+    defaults = ("nearest", "half_pixel", "round_prefer_floor")
+    other = ("antialias", "exclude_outside", "axes")
+    if len(source) != 4 or source[:2] != target[:2] or any(node.attributes.get(name) for name in other):
+        return
+    attributes = {name: node.attributes.get_string(name, value) for name, value in zip(kept, defaults, strict=True)}
+    replace_node(node, "Resize", node.inputs[:1], **attributes, scales=_resize_scales(node, source, target))
+
+
+def _resize_scales(node: ir.Node, source: Shape, target: Shape) -> list[float]:
+    given = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    if given is not None and given.size == 4:
+        return [float(scale) for scale in given[2:]]
+    return [target[axis] / source[axis] for axis in (2, 3)]
+
+
 def _window(node: ir.Node) -> None:
     """Conv and the pools: write out every attribute, and ``auto_pad`` as explicit pads."""
     if len(node.outputs) > 1 and node.outputs[1].uses():
         return
     shape, rank = shape_of(node.inputs[0]), len(shape_of(node.inputs[0])) - 2
-    kernel = node.attributes.get_ints("kernel_shape", None) or shape_of(node.inputs[1])[2:]
-    strides = node.attributes.get_ints("strides", None) or [1] * rank
-    dilations = node.attributes.get_ints("dilations", None) or [1] * rank
+    kernel = _ints(node, "kernel_shape") or shape_of(node.inputs[1])[2:]
+    strides = _ints(node, "strides") or [1] * rank
+    dilations = _ints(node, "dilations") or [1] * rank
     pads = _explicit_pads(node, shape[2:], kernel, strides, dilations)
     if pads is None:
         return
@@ -234,12 +259,16 @@ def _window(node: ir.Node) -> None:
         node.attributes.add(ir.convenience.convert_attribute(name, value))
 
 
+def _ints(node: ir.Node, name: str) -> list[int]:
+    return list(node.attributes.get_ints(name, ()))
+
+
 def _explicit_pads(
     node: ir.Node, sizes: Shape, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int] | None:
     mode = node.attributes.get_string("auto_pad", "NOTSET")
     if mode == "NOTSET":
-        return list(node.attributes.get_ints("pads", None) or [0] * (2 * len(sizes)))
+        return list(_ints(node, "pads") or [0] * (2 * len(sizes)))
     if mode == "VALID":
         return [0] * (2 * len(sizes))
     if not all(is_known(size) for size in sizes):
@@ -269,6 +298,7 @@ REWRITES: Mapping[str, Callable[[ir.Node], None]] = {
     "ReduceMean": _mean,
     "Relu": _relu,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Slice": _slice,
     "Squeeze": _reshape,
     "Unsqueeze": _reshape,

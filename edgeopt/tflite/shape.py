@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeopt.affine import dequantize, quantize_int8
+from edgeopt.affine import quantize_int8
 from edgeopt.tflite.program import DYNAMIC, Tensor
 from edgeopt.tflite.step import RefusedError, Step
 
@@ -58,11 +58,8 @@ def _pad_value(step: Step, value: float) -> Tensor:
     name, quantization = f"{step.output.name}_value", step.data.quantization
     if quantization is None:
         return step.emitter.constant(name, np.array([value], np.float32))
-    real = np.array([value], np.float32)
-    steps = quantize_int8(real, quantization.scale, quantization.zero_point)
-    if dequantize(steps, quantization.scale, quantization.zero_point)[0] != real[0]:
-        # The value is not on the grid; what the graph's own QuantizeLinear makes of it is the same integer.
-        pass
+    # A value off the grid becomes the integer that the QuantizeLinear behind the Pad would have made of it.
+    steps = quantize_int8(np.array([value], np.float32), quantization.scale, quantization.zero_point)
     return step.emitter.constant(name, steps, quantization)
 
 
@@ -85,3 +82,34 @@ def slices(step: Step) -> Tensor:
     arrays = (("begin", starts), ("end", ends), ("strides", steps))
     bounds = [step.emitter.constant(f"{name}_{n}", array) for n, array in arrays]
     return step.emitter.emit("STRIDED_SLICE", [step.data, *bounds], step.output, options)
+
+
+def resize(step: Step) -> Tensor:
+    """Lower Resize: nearest neighbours whose coordinates TFLite maps the same way."""
+    mode, coordinates, rounding = (
+        step.node.attributes.get_string(name) for name in ("mode", "coordinate_transformation_mode", "nearest_mode")
+    )
+    sizes, new_sizes = step.data.shape[1:3], step.output.shape[1:3]
+    if mode != "nearest" or DYNAMIC in (*sizes, *new_sizes):
+        raise RefusedError(f"resizing with mode {mode!r}, expected 'nearest' between known sizes")
+    if not _repeats_whole_pixels(step, coordinates, rounding):
+        raise RefusedError(
+            f"nearest neighbours with {coordinates!r} and {rounding!r} from {list(sizes)} to {list(new_sizes)}, "
+            "expected to repeat each pixel a whole number of times"
+        )
+    constant = step.emitter.constant(f"{step.output.name}_size", np.array(new_sizes, np.int32))
+    options = schema.ResizeNearestNeighborOptionsT()
+    return step.emitter.emit("RESIZE_NEAREST_NEIGHBOR", [step.data, constant], step.output, options)
+
+
+def _repeats_whole_pixels(step: Step, coordinates: str, rounding: str) -> bool:
+    """Whether ONNX picks pixel ``i // factor``, as TFLite's ``floor(i * old / new)`` does for whole factors."""
+    pairs = list(
+        zip(step.data.shape[1:3], step.output.shape[1:3], step.node.attributes.get_floats("scales"), strict=True)
+    )
+    if any(new % old or scale != new // old for old, new, scale in pairs):
+        return False
+    if coordinates == "asymmetric":
+        return rounding == "floor"
+    # Half-pixel centres lie inside the pixel that they repeat, so any rounding to the nearest gives it.
+    return coordinates in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round_")

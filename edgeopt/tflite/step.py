@@ -20,8 +20,8 @@ class Step:
     """What a lowering function gets; it returns the tensor that holds the result, most often ``output``.
 
     In an integer step every operand is int8 with a quantization, constants included, and ``output`` has the
-    quantization that the graph asks for; in a float step all of them are float32. ``activation`` is the schema's code of the
-    activation to fuse; it is NONE for operators that cannot fuse one.
+    quantization that the graph asks for; in a float step all of them are float32. ``activation`` is the schema's code
+    of the activation to fuse; it is NONE for operators that cannot fuse one.
     """
 
     node: ir.Node

@@ -7,7 +7,7 @@ Every other operator computes in float, and gets DEQUANTIZE and QUANTIZE around 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -177,7 +177,7 @@ class _Translation:
             raise RefusedError("a value that no QuantizeLinear to int8 made")
 
     def _pretend(self, node: ir.Node) -> None:
-        """Put tensors in the place of what a refused node would have made, so that the nodes behind it are judged too."""
+        """Put tensors in the place of what a refused node would have made, to judge the nodes behind it too."""
         for value in node.outputs:
             quantization = _quantization_of(node) if node.op_type == "QuantizeLinear" else None
             shape = () if value.shape is None else shape_of(value)
@@ -220,9 +220,7 @@ class _Translation:
         return self.emitter.constant(_name(value), constant.array, quantization)
 
     def _output(self, value: ir.Value, quantization: Quantization | None, name: str | None = None) -> Tensor:
-        dtype = np.dtype(np.float32) if quantization is None else np.dtype(np.int8)
-        if quantization is None and value.dtype is not None:
-            dtype = _dtype(value)
+        dtype = _dtype(value) if quantization is None else np.dtype(np.int8)
         return self.emitter.tensor(name or _name(value), shape_of(value), dtype, quantization)
 
     def _only_quantize(self, value: ir.Value) -> ir.Node | None:
@@ -260,10 +258,7 @@ def _name(value: ir.Value) -> str:
     return value.name or ""
 
 
-def _dtype(value: ir.Value) -> np.dtype[np.generic]:
+def _dtype(value: ir.Value) -> np.dtype[Any]:
     if value.dtype is None:
         raise RefusedError(f"{_name(value)!r} has no dtype")
     return np.dtype(value.dtype.numpy())
-
-
-__all__ = ["replace", "translate"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import flatbuffers
+import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -60,7 +60,7 @@ def _check_size(program: Program) -> None:
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the generated schema has no types
     """A buffer whose bytes start at a multiple of 16 in the file."""
 
-    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 (the schema's name)
+    def Pack(self, builder: flatbuffers.Builder) -> int:
         if self.data is None:
             return int(super().Pack(builder))
         content: bytes = self.data
