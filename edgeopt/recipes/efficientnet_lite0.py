@@ -83,7 +83,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(N, width, H / stride, W / stride)``."""
-        y = self._relu6(self._bn0(self._expand_conv(x))) if self._expands else x
+        y: Tensor = self._relu6(self._bn0(self._expand_conv(x))) if self._expands else x
         y = self._relu6(self._bn1(self._depthwise_conv(self._pad(y))))
         y = self._bn2(self._project_conv(y))
         return x + y if self._adds_input else y

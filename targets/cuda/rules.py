@@ -38,14 +38,14 @@ class Rule:
 class Violation:
     """One place where a graph breaks a rule."""
 
-    rule: int
+    number: int
     statement: str
     where: str
     fact: str
     remedy: str
 
     def __str__(self) -> str:
-        return f"rule {self.rule} ({self.statement}): {self.where}: {self.fact}; {self.remedy}"
+        return f"rule {self.number} ({self.statement}): {self.where}: {self.fact}; {self.remedy}"
 
 
 RULES = (

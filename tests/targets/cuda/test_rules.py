@@ -12,7 +12,7 @@ from tensorrt_graphs import ADVISED, BREAKING, CONFORMING, KEEPING, PAIR, change
 
 
 def rules_broken(model: onnx.ModelProto, **profiles: ShapeProfile) -> set[int]:
-    return {violation.rule for violation in violations(model, profiles)}
+    return {violation.number for violation in violations(model, profiles)}
 
 
 def test_violations_are_none_when_the_graph_is_as_documented() -> None:
@@ -90,7 +90,7 @@ def test_violations_judge_the_profile_when_the_batch_is_dynamic(
     profiles: dict[str, ShapeProfile], fact: str | None
 ) -> None:
     found = violations(changed(*DYNAMIC), profiles)
-    assert [violation.rule for violation in found] == ([] if fact is None else [10])
+    assert [violation.number for violation in found] == ([] if fact is None else [10])
     assert fact is None or fact in found[0].fact
 
 
@@ -99,14 +99,14 @@ def test_recommendations_name_the_rule_when_speed_is_given_away(name: str) -> No
     rule, changes = ADVISED[name]
     model = changed(*changes)
     assert violations(model) == []
-    assert [found.rule for found in recommendations(model)] == [rule]
+    assert [found.number for found in recommendations(model)] == [rule]
 
 
 def test_recommendations_leave_one_branch_when_both_are_convolutions() -> None:
     both = (
         "two = Conv (act_d, v_d, bias)\n  " + PAIR.format("two") + PAIR.format("narrow") + "sum = Add (two_d, narrow_d)"
     )
-    assert [found.rule for found in recommendations(changed(("sum = Add (act_d, narrow)", both)))] == [13]
+    assert [found.number for found in recommendations(changed(("sum = Add (act_d, narrow)", both)))] == [13]
 
 
 def test_rules_have_numbers_of_their_own_and_name_their_source_when_listed() -> None:
