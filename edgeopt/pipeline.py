@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -295,13 +295,14 @@ class _Build:
         ranges_entry, read = self.ranges
 
         def make(folder: Path) -> str:
-            from edgeopt.bundle.golden import float_reference, save_golden
+            from edgeopt.bundle.golden import save_golden
+            from edgeopt.bundle.reference import float_reference
 
             save_golden(float_reference(source, self.held_out, read()[1]), folder / "reference.npz")
             return f"{len(self.held_out)} held-out samples"
 
         key = [_digest(source_entry), _digest(ranges_entry), *self.dataset.key(), _plain(self.recipe.calibration)]
-        return self._stage("reference", "bundle/golden.py", _ONNX, key, make)
+        return self._stage("reference", "bundle/reference.py", _ONNX, key, make)
 
     def qdq(self, scheme_name: str, settings: QuantizeSettings) -> tuple[QdqModel, CacheEntry]:
         """The QDQ graph of one scheme, made once for all targets that share it."""
@@ -328,6 +329,7 @@ class _Build:
     def bundle(self, spec: TargetSpec) -> BuiltBundle:
         """Lower, verify and write the bundle of one target."""
         quantize_settings, limits, overrides = settings_for(self.recipe, spec.name)
+        limits = replace(limits, max_steps=spec.max_steps if limits.max_steps is None else limits.max_steps)
         source, source_entry = self.qdq(spec.scheme, quantize_settings)
         layouts = {
             name: overrides.input_layout or spec.image_layout
@@ -370,7 +372,8 @@ class _Build:
         """Run the model on every held-out sample; the golden vectors stay for the bundle."""
 
         def make(folder: Path) -> str:
-            from edgeopt.bundle.golden import first_samples, load_golden, quantized_reference, save_golden
+            from edgeopt.bundle.golden import first_samples, load_golden, save_golden
+            from edgeopt.bundle.reference import quantized_reference
 
             answers = load_golden(self.reference.folder / "reference.npz")
             golden = quantized_reference(source, self.held_out, answers, self.recipe.model.inputs, lowered.border)
@@ -386,10 +389,10 @@ class _Build:
             _digest(source_entry), _digest(lowered_entry), _digest(self.reference), str(self.verify),
             str(self.recipe.calibration.num_golden),
         ]  # fmt: skip
+        key += _code_key(_PACKAGE / "bundle/reference.py")
         return self._stage(f"verify-{spec.name}", "verify.py", _RUNTIMES, key, make)
 
     def _written(self, spec: TargetSpec, lowered: LoweredModel, model: Manifest, judged: CacheEntry) -> BuiltBundle:
-        from edgeopt.bundle.golden import load_golden
         from edgeopt.bundle.writer import write_bundle
         from edgeopt.verify import report_from
 
@@ -401,7 +404,7 @@ class _Build:
         with stage(f"bundle-{spec.name}"):
             start = time.monotonic()
             write_bundle(
-                destination, spec, lowered, load_golden(judged.folder / "golden.npz"), model,
+                destination, spec, lowered, judged.folder / "golden.npz", model,
                 recipe=recipe, dataset=facts, history=self._history(), verdict=parity,
             )  # fmt: skip
             size_bytes = sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())

@@ -7,6 +7,7 @@ never imported. An import that is made at run time (``importlib.import_module``)
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def python_files(start: Path, root: Path) -> tuple[Path, ...]:
         if path in found:
             continue
         found.add(path)
-        waiting += [other for other in _imports(path, root.resolve()) if other not in found]
+        waiting += [other for other in _imports(path, root.resolve(), path.stat().st_mtime_ns) if other not in found]
     return tuple(sorted(found))
 
 
@@ -103,18 +104,23 @@ def _package_folder(package: str, reference: str) -> Path:
     if spec is None:
         raise ModelError(
             f"{reference!r} needs the package {package!r}, which is not installed",
-            hint="the built-in recipes need pip install 'edgeopt[demo]'; a file beside the recipe is 'file.py:function'",
+            hint="built-in recipes need pip install 'edgeopt[demo]'; a file beside the recipe is 'file.py:function'",
         )
     if spec.submodule_search_locations:
         return Path(spec.submodule_search_locations[0])
     return Path(str(spec.origin)).with_suffix("")
 
 
-def _imports(path: Path, root: Path) -> Iterator[Path]:
+@functools.cache
+def _imports(path: Path, root: Path, _mtime_ns: int) -> tuple[Path, ...]:
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError:
-        return  # importing it will say so, with the line
+        return ()  # importing it will say so, with the line
+    return tuple(_imported(tree, path, root))
+
+
+def _imported(tree: ast.Module, path: Path, root: Path) -> Iterator[Path]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:

@@ -28,7 +28,7 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """A split of a data set; samples are made when they are asked for, so that memory does not grow with their number."""
+    """A split of a data set; samples are made when asked for, so that memory does not grow with their number."""
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -51,7 +51,7 @@ class LoggingReporter:
         """Say nothing: a record for every step would drown the rest."""
 
 
-_reporter: ContextVar[Reporter] = ContextVar("edgeopt_reporter", default=LoggingReporter())
+_reporter: ContextVar[Reporter | None] = ContextVar("edgeopt_reporter", default=None)
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def stage(name: str) -> Iterator[None]:
     Raises:
         StorageError: in place of an ``OSError`` that says that the disk is full, read-only or not permitted.
     """
-    reporter = _reporter.get()
+    reporter = _current()
     reporter.started(name)
     start = time.monotonic()
     try:
@@ -100,4 +100,8 @@ def track(items: Iterable[Item], *, total: int, description: str) -> Iterator[It
 
 def report_progress(description: str, done: int, total: int) -> None:
     """Say how far a loop has come that cannot be written with :func:`track`."""
-    _reporter.get().progress(description, done, total)
+    _current().progress(description, done, total)
+
+
+def _current() -> Reporter:
+    return _reporter.get() or LoggingReporter()

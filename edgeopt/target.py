@@ -26,7 +26,8 @@ class TargetSpec:
     """The facts of one target, as ``target.toml`` states them.
 
     ``round_to`` is how many channels its kernels handle at once: pruned widths are multiples of it. ``image_layout``
-    is how its model takes images. ``runtime_package`` is what its bundle is verified with here.
+    is how its model takes images. ``runtime_package`` is what its bundle is verified with here, and ``max_steps`` how
+    far from the quantized reference its kernels may answer.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TargetSpec:
     model_file: str
     model_format: Literal["tflite", "onnx"]
     round_to: int
+    max_steps: int
     image_layout: Literal["NCHW", "NHWC"]
     device_note: str
     folder: Path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt import parity
-from edgeopt.bundle.golden import Golden
+from edgeopt.bundle.golden import Golden, load_golden
 from edgeopt.errors import BundleError, MissingDependencyError
 from edgeopt.stage import report_progress, stage
 from edgeopt.target import discover_targets, load_backend
@@ -80,8 +80,6 @@ def verify(bundle: str | Path, *, runtime: str | None = None) -> ParityReport:
                 f"{folder}: {error}", hint="build it again, or take it from where it was built"
             ) from error
         manifest["integer_coverage"] = _coverage_now(folder, manifest)
-        from edgeopt.bundle.golden import load_golden
-
         return judge_model(folder / manifest["model"]["file"], manifest, load_golden(folder / "golden.npz"), runtime)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from edgeopt import parity
 from edgeopt.artifacts import LoweredModel, canonical_json
 from edgeopt.atomic import replace_folder
-from edgeopt.bundle.golden import Golden, save_golden
 from edgeopt.bundle.manifest import Manifest, complete_manifest
 from edgeopt.bundle.readme import bundle_readme
 from edgeopt.target import TargetSpec
@@ -19,7 +18,7 @@ def write_bundle(
     destination: Path,
     spec: TargetSpec,
     lowered: LoweredModel,
-    golden: Golden,
+    golden: Path,
     model: Manifest,
     *,
     recipe: dict[str, object],
@@ -39,7 +38,7 @@ def write_bundle(
         shutil.copyfile(lowered.path, work / spec.model_file)
         for extra in lowered.extra_files:
             shutil.copy(extra, work / extra.name)
-        save_golden(golden, work / "golden.npz")
+        shutil.copyfile(golden, work / "golden.npz")
         shutil.copyfile(parity.__file__, work / "run_parity.py")
         facts = {
             "recipe": recipe, "dataset": dataset, "history": history, "parity": verdict,

@@ -42,6 +42,7 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
     writer = _QdqWriter(graph, params, scheme)
     for item in nodes:
         writer.quantize_node(item)
+    _drop_unused_initializers(graph)  # the float weights
     path = out_dir / "model.onnx"
     ir.save(model, path)
     return QdqModel(path, scheme.name)
