@@ -133,14 +133,20 @@ def test_make_builds_again_when_an_input_changed(project: Path) -> None:
         assert done.returncode == 0, done.stderr
         return "rebuilt" in done.stdout
 
-    (project / "out.json").touch()
-    assert not rebuilt()
-    for read in ("edgeopt.toml", "net.py", "noise set/preprocess.py"):
-        later = time.time() + 2
-        os.utime(project / read, (later, later))
-        assert rebuilt(), read
-        os.utime(project / "out.json", (later + 1, later + 1))
-        assert not rebuilt(), read
+    now = time.time()
+
+    def stamp(name: str, age: float) -> None:
+        os.utime(project / name, (now - age, now - age))
+
+    inputs = ["edgeopt.toml", "net.py", "noise set/preprocess.py"]
+    for name in [*inputs, "noise set/calibration.toml"]:
+        stamp(name, 900)
+    for name in inputs:
+        stamp("out.json", 800)
+        assert not rebuilt(), name
+        stamp(name, 700)
+        assert rebuilt(), name
+        stamp(name, 900)
 
 
 def test_build_prints_nothing_when_quiet(project: Path) -> None:
