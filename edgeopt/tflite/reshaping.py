@@ -3,7 +3,7 @@
 A reshape splits and merges axes: ``(N, C, H, W) -> (N, C, H*W)`` keeps N and C and merges H with W. Axes that keep
 together form a *group*. If the tensor is stored in another order, say ``(N, H, W, C)``, the reshape can still be done
 in place as long as the axes of each group stay neighbours in their order; the groups themselves may stand in any order,
-and axes of size 1 anywhere. Channel shuffles, ``(N, C, 1, 1) -> (N, C)`` and most Unsqueezes pass; a Flatten of an image
+and axes of size 1 anywhere. Channel shuffles, ``(N, C, 1, 1) -> (N, C)`` and most Unsqueezes pass; a Flatten of a photo
 with several pixels and channels does not.
 """
 

@@ -132,7 +132,8 @@ class _Translation:
     def _integer_step(self, node: ir.Node, entry: Entry, quantize: ir.Node, clamp_node: ir.Node | None) -> Tensor:
         operands = self._integer_operands(node, entry)
         assert operands is not None
-        wanted = self._output(quantize.outputs[0], _quantization_of(quantize), name=_name(node.outputs[0]))
+        end = clamp_node or node
+        wanted = self._output(quantize.outputs[0], _quantization_of(quantize), name=_name(end.outputs[0]))
         low, high = _bounds(clamp_node)
         code = clamping.fused_code(low, high, wanted.quantization) if entry.fuses and not entry.keeps_scale else None
         if entry.keeps_scale and operands[0] is not None and operands[0].quantization != wanted.quantization:

@@ -1,0 +1,86 @@
+"""Where ONNX Runtime (x86) and LiteRT (XNNPACK) round differently, and which scales make them agree on every input.
+
+Both were compared on all inputs there are, and each formula below reproduces its runtime bit for bit on them (the tests
+repeat this). With ``s`` scales, ``z`` zero-points, and float32 throughout:
+
+* **Conv, Gemm, MatMul, Mul** round ``sum * (s_in * s_w / s_out)`` half to even in both: nothing to choose.
+* **Add.** ONNX Runtime adds up floats, ``a * (s_a/s_out) + (b * (s_b/s_out) + constant)``, and rounds half to even.
+  XNNPACK multiplies by integers of 21 bits, adds, and shifts right, which rounds half up. With random scales, 0 to 4 of
+  the 65,536 pairs of inputs come out one step apart: enough to change half the logits of a deep residual net.
+* **Global average.** Both round ``sum * scale`` half to even, but compute ``scale`` in a different order, which tells in
+  the last bit: 0 to 1 of the 12,496 sums over 7x7 pixels differ.
+
+So the runtimes disagree only where a result lies within a hair of a tie, and which inputs those are depends on the
+scales. A quantizer that widens the output's scale by a few parts in ten thousand until :func:`additions_agree` or
+:func:`averages_agree` says yes gets nets whose answers are equal bit for bit, and loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.affine import INT8_MAX, INT8_MIN, QuantParams
+
+_UINT8_OFFSET = 128  # ONNX Runtime's x86 kernels work on unsigned numbers; so does the formula, for the same roundings
+_MULTIPLIER_BITS = 20
+_STEP = 2.0**-14  # by how much a scale is widened at a time
+_MAX_STEPS = 1024
+_LAST_BITS = 4 * float(np.finfo(np.float32).eps)  # what another order of two divisions and a product can change
+
+
+def nearest_agreeing(params: QuantParams, agrees: Callable[[QuantParams], bool]) -> QuantParams | None:
+    """Return ``params`` with the narrowest scale, from its own upwards, that ``agrees`` accepts.
+
+    ``None`` if there is none within 6 %.
+    """
+    for step in range(_MAX_STEPS):
+        candidate = replace(params, scale=float(np.float32(params.scale * (1 + step * _STEP))))
+        if agrees(candidate):
+            return candidate
+    return None
+
+
+def additions_agree(left: QuantParams, right: QuantParams, output: QuantParams) -> bool:
+    """Whether the two runtimes give the same sum for each of the 65,536 pairs of int8 inputs."""
+    return bool((add_in_onnxruntime(left, right, output) == add_in_xnnpack(left, right, output)).all())
+
+
+def averages_agree(source: QuantParams, output: QuantParams, num_elements: int) -> bool:
+    """Whether no sum of ``num_elements`` int8 values averages to something within a hair of a tie.
+
+    Sums beyond the output's range are left out: they saturate however they are rounded.
+    """
+    sums = np.arange((INT8_MIN - source.zero_point) * num_elements, (INT8_MAX - source.zero_point) * num_elements + 1)
+    steps = sums * (float(np.float32(source.scale)) / (float(np.float32(output.scale)) * num_elements))
+    steps = steps[(steps > INT8_MIN - output.zero_point - 1) & (steps < INT8_MAX - output.zero_point + 1)]
+    distance = np.abs(np.abs(steps - np.floor(steps)) - 0.5)
+    return bool((distance > np.maximum(np.abs(steps), 1) * _LAST_BITS).all())
+
+
+def add_in_onnxruntime(left: QuantParams, right: QuantParams, output: QuantParams) -> NDArray[np.int64]:
+    """Return QLinearAdd's result, as int8, for every pair of int8 inputs: ``(256, 256)``, left by row, from -128."""
+    scale = np.float32(output.scale)
+    left_ratio, right_ratio = np.float32(left.scale) / scale, np.float32(right.scale) / scale
+    zero_points = [np.float32(params.zero_point + _UINT8_OFFSET) for params in (left, right, output)]
+    constant = zero_points[2] - (left_ratio * zero_points[0] + right_ratio * zero_points[1])
+    values = np.arange(256, dtype=np.float32)
+    total = values[:, None] * left_ratio + (values[None, :] * right_ratio + constant)
+    return np.clip(np.rint(total), 0, 255).astype(np.int64) - _UINT8_OFFSET
+
+
+def add_in_xnnpack(left: QuantParams, right: QuantParams, output: QuantParams) -> NDArray[np.int64]:
+    """Return XNNPACK's int8 sum for every pair of int8 inputs: ``(256, 256)``, left by row, from -128."""
+    scale = np.float32(output.scale)
+    left_ratio, right_ratio = np.float32(left.scale) / scale, np.float32(right.scale) / scale
+    _, exponent = np.frexp(max(left_ratio, right_ratio))
+    shift = _MULTIPLIER_BITS - (int(exponent) - 1)
+    left_factor, right_factor = (int(np.rint(np.ldexp(ratio, shift))) for ratio in (left_ratio, right_ratio))
+    half = 1 << (shift - 1)
+    constant = half - left_factor * left.zero_point - right_factor * right.zero_point
+    values = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
+    total = (values[:, None] * left_factor + values[None, :] * right_factor + constant) >> shift
+    return np.clip(total + np.int64(output.zero_point), INT8_MIN, INT8_MAX).astype(np.int64)
