@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,19 +50,8 @@ def test_cpu_features_are_none_when_the_text_has_none(text: str) -> None:
 
 
 def target(package: str, model_format: str, runtime: str) -> TargetSpec:
-    return TargetSpec(
-        name="board",
-        title="a board",
-        scheme="asymmetric",
-        runtime=runtime,
-        runtime_package=package,
-        model_file="model",
-        model_format=model_format,
-        round_to=8,
-        image_layout="NCHW",
-        device_note="a note",
-        folder=Path(),
-    )
+    spec = next(iter(discover_targets().values()))
+    return replace(spec, name="board", runtime=runtime, runtime_package=package, model_format=model_format)
 
 
 @pytest.mark.parametrize(
