@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from edgeopt.cli.console import print_table, write_json
@@ -13,11 +15,6 @@ Examples:
   edgeopt targets --json - | jq keys
 """
 
-_FACTS = (
-    "title", "scheme", "runtime", "runtime_package", "model_file", "model_format", "round_to", "image_layout",
-    "device_note",
-)  # fmt: skip
-
 
 @click.command(epilog=_EXAMPLES)
 @json_option
@@ -26,7 +23,7 @@ def targets(json_to: str | None) -> None:
     from edgeopt.target import discover_targets
 
     found = discover_targets()
-    write_json(json_to, {name: {fact: getattr(spec, fact) for fact in _FACTS} for name, spec in found.items()})
+    write_json(json_to, {name: {**asdict(spec), "folder": str(spec.folder)} for name, spec in found.items()})
     if json_to != "-":
         rows = ((name, spec.title, spec.scheme, spec.runtime, spec.model_file) for name, spec in found.items())
         print_table(("target", "title", "scheme", "runtime", "model"), rows)

@@ -164,6 +164,13 @@ def test_recipes_prints_a_table_or_json_when_asked(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["r.json"]
 
 
+def test_targets_prints_every_fact_when_asked_for_json(tmp_path: Path) -> None:
+    content = json.loads(run(["targets", "--json", "-"], tmp_path).stdout)
+    assert {"arm64", "x86", "cuda"} <= set(content)
+    assert content["arm64"]["model_file"] == "model.tflite"
+    assert (Path(content["arm64"]["folder"]) / "target.toml").is_file()
+
+
 def test_json_is_written_into_a_device_when_named(tmp_path: Path) -> None:
     assert run(["recipes", "--json", os.devnull], tmp_path).returncode == 0
     assert not Path(os.devnull).is_file()
