@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -72,3 +75,17 @@ def small_net() -> nn.Module:
 
 
 build_small = rebuilding(small_net, 1, 1, 8, 8)
+
+
+def interrupt_after(num_files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Ctrl-C come right after that many files were put in place."""
+    real_replace, calls = os.replace, 0
+
+    def interrupted(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        real_replace(source, target)
+        if calls == num_files:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)

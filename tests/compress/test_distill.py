@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from small_nets import build_small, noisy_patterns, small_net
+from small_nets import build_small, interrupt_after, noisy_patterns, small_net
 from torch import nn
 
 from edgeopt.artifacts import TorchModel, sha256_file
@@ -68,22 +69,29 @@ def test_distill_stage_mends_the_student_when_channels_were_pruned(tmp_path: Pat
     assert same_report == report
 
 
-def test_distill_stage_starts_over_when_the_teacher_is_another(tmp_path: Path) -> None:
+def test_distill_stage_starts_over_when_the_teacher_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     teachers = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         teachers.append(TorchModel(weights=tmp_path / f"{seed}.safetensors"))
         save_weights(small_net(), teachers[-1].weights)
-    student = TorchModel(weights=teachers[0].weights)
-    results = {}
-    for start, goes_on in ((0, 1), (1, 1)):
-        out_dir = tmp_path / f"from {start}"
-        out_dir.mkdir()
-        distill_stage(build_small, student, teachers[start], *noisy_patterns(), replace(SETTINGS, epochs=1), out_dir)
-        student_after, _ = distill_stage(build_small, student, teachers[goes_on], *noisy_patterns(), SETTINGS, out_dir)
-        results[start] = student_after.weights.read_bytes()
 
-    assert results[0] == results[1]
+    def distill(teacher: TorchModel, name: str) -> bytes:
+        (tmp_path / name).mkdir(exist_ok=True)
+        student, _ = distill_stage(build_small, teachers[0], teacher, *noisy_patterns(), SETTINGS, tmp_path / name)
+        return student.weights.read_bytes()
+
+    expected = distill(teachers[1], "fresh")
+    interrupt_after(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        distill(teachers[0], "again")
+    monkeypatch.undo()
+
+    with caplog.at_level(logging.INFO, "edgeopt"):
+        assert distill(teachers[1], "again") == expected
+    assert "training starts over" in caplog.text
 
 
 def test_distill_stage_refuses_when_teacher_and_student_differ_in_classes(tmp_path: Path) -> None:

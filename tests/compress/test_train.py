@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_nets import Build, Listed, build_small, noisy_patterns, small_net
+from small_nets import Build, Listed, build_small, interrupt_after, noisy_patterns, small_net
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
@@ -94,26 +93,29 @@ def test_train_stage_stops_early_when_validation_gets_no_better(tmp_path: Path) 
     assert report.num_epochs == report.best_epoch + 2 < 60
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 5])
+# The learning rate grows until nothing is learnt any more, so the best epoch is not the last.
+OVERSHOOTING = replace(SETTINGS, schedule="exponential", gamma=6.0, patience=None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epoch"), [(SETTINGS, 1), (SETTINGS, 3), (SETTINGS, 5), (OVERSHOOTING, 4), (OVERSHOOTING, 5)]
+)
 def test_train_stage_gives_the_same_bytes_when_interrupted_and_called_again(
-    tmp_path: Path, epoch: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    settings: TrainSettings,
+    epoch: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    expected = train(tmp_path / "whole")
-    real_replace, calls = os.replace, 0
-
-    def interrupted(source: Path, target: Path) -> None:
-        nonlocal calls
-        calls += 1
-        real_replace(source, target)
-        if calls == epoch:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupted)
+    expected = train(tmp_path / "whole", settings)
+    if settings is OVERSHOOTING:
+        assert expected[1].best_epoch < 4
+    interrupt_after(epoch, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "again")
+        train(tmp_path / "again", settings)
     monkeypatch.undo()
     with caplog.at_level(logging.INFO, "edgeopt"):
-        assert train(tmp_path / "again") == expected
+        assert train(tmp_path / "again", settings) == expected
     assert f"goes on after epoch {epoch}" in caplog.text
 
 
