@@ -92,7 +92,7 @@ def padding_of(step: Step) -> Padding:
     kernel, strides, dilations = (attributes.get_ints(name) for name in ("kernel_shape", "strides", "dilations"))
     pads = attributes.get_ints("pads")
     sizes, windows = step.data.shape[1:3], step.output.shape[1:3]
-    if not any(pads):
+    if DYNAMIC in sizes and not any(pads):
         return Padding(VALID)
     if DYNAMIC in sizes:
         raise RefusedError("padding of a dynamic height or width")
@@ -102,6 +102,8 @@ def padding_of(step: Step) -> Padding:
         for n, stride, span, size in zip(windows, strides, spans, sizes, strict=True)
     ]
     fills = [n == -(-size // stride) for n, size, stride in zip(windows, sizes, strides, strict=True)]
+    if not any((*pads[:2], *needed)):
+        return Padding(VALID)
     if all(fills) and [total // 2 for total in needed] == list(pads[:2]):
         return Padding(SAME)
     before = (pads[0], pads[1])

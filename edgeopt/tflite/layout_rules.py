@@ -22,7 +22,7 @@ _CHANNELS_LAST: Permutation = (0, 2, 3, 1)
 
 def rule_for(node: ir.Node) -> Rule:
     """Return the rule of a node; operators that nobody listed see everything in ONNX's own order."""
-    return RULES.get(node.op_type, as_in_onnx)
+    return RULES.get((node.domain, node.op_type), as_in_onnx)
 
 
 def as_in_onnx(node: ir.Node, walk: LayoutWalk) -> None:
@@ -237,27 +237,27 @@ def _layers_behind(value: ir.Value) -> list[ir.Node] | None:
     return layers
 
 
-RULES: Mapping[str, Rule] = {
-    "Add": elementwise,
-    "AveragePool": channels_last,
-    "Clamp": any_order,
-    "Concat": concat,
-    "Conv": channels_last,
-    "DequantizeLinear": quantization,
-    "Div": elementwise,
-    "FullyConnected": fully_connected,
-    "HardSwish": any_order,
-    "MaxPool": channels_last,
-    "Mean": mean,
-    "Mul": elementwise,
-    "Pad": pad,
-    "QuantizeLinear": quantization,
-    "Reshape": reshape,
-    "Resize": channels_last,
-    "Sigmoid": any_order,
-    "Slice": slices,
-    "Softmax": softmax,
-    "Sub": elementwise,
-    "Tanh": any_order,
-    "Transpose": transpose,
+RULES: Mapping[tuple[str, str], Rule] = {
+    ("", "Add"): elementwise,
+    ("", "AveragePool"): channels_last,
+    ("edgeopt", "Clamp"): any_order,
+    ("", "Concat"): concat,
+    ("", "Conv"): channels_last,
+    ("", "DequantizeLinear"): quantization,
+    ("", "Div"): elementwise,
+    ("edgeopt", "FullyConnected"): fully_connected,
+    ("", "HardSwish"): any_order,
+    ("", "MaxPool"): channels_last,
+    ("edgeopt", "Mean"): mean,
+    ("", "Mul"): elementwise,
+    ("edgeopt", "Pad"): pad,
+    ("", "QuantizeLinear"): quantization,
+    ("edgeopt", "Reshape"): reshape,
+    ("edgeopt", "Resize"): channels_last,
+    ("", "Sigmoid"): any_order,
+    ("edgeopt", "Slice"): slices,
+    ("", "Softmax"): softmax,
+    ("", "Sub"): elementwise,
+    ("", "Tanh"): any_order,
+    ("", "Transpose"): transpose,
 }

@@ -13,9 +13,9 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from edgeopt.errors import LoweringError, Refusal
 from edgeopt.tflite.layout import to_channels_last
 from edgeopt.tflite.normal_form import to_normal_form
+from edgeopt.tflite.refusals import refuse
 from edgeopt.tflite.translate import translate
 from edgeopt.tflite.writer import write
 
@@ -42,14 +42,5 @@ def lower(
     normal = to_normal_form(model)
     to_channels_last(normal, input_layouts or {}, output_layouts or {})
     program, refusals = translate(normal.graph, integer_io=integer_io)
-    _refuse(refusals)
+    refuse(refusals)
     return write(program)
-
-
-def _refuse(refusals: list[Refusal]) -> None:
-    if refusals:
-        raise LoweringError(
-            f"{len(refusals)} of the graph's nodes cannot be lowered to TFLite exactly",
-            refusals=refusals,
-            hint="replace these operators in the network, or cut them off the graph and run them in the application",
-        )

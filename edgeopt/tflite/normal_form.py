@@ -26,6 +26,7 @@ from edgeopt.errors import LoweringError
 from edgeopt.tflite import rewrites
 from edgeopt.tflite.folding import fold_constants
 from edgeopt.tflite.quantize_first import quantize_first
+from edgeopt.tflite.refusals import refuse, without_shape
 
 DOMAIN = "edgeopt"
 OLDEST_OPSET = 13
@@ -35,7 +36,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
     """Return a copy of ``model`` in normal form; the argument stays as it is.
 
     Raises:
-        LoweringError: if the opset is older than 13, where quantization by axis began.
+        LoweringError: if the opset is older than 13, where quantization by axis began, or shapes are not known.
     """
     model = model.clone()
     opset = model.graph.opset_imports.get("", 0)
@@ -49,6 +50,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
     _infer_missing_shapes(model)
     _name_nodes(model.graph)
     fold_constants(model.graph, opset)
+    refuse(without_shape(model.graph))
     for node in list(model.graph):
         rewrite = rewrites.REWRITES.get(node.op_type)
         if rewrite is not None and not node.domain and node.graph is not None:

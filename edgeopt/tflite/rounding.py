@@ -7,8 +7,8 @@ repeat this). With ``s`` scales, ``z`` zero-points, and float32 throughout:
 * **Add.** ONNX Runtime adds up floats, ``a * (s_a/s_out) + (b * (s_b/s_out) + constant)``, and rounds half to even.
   XNNPACK multiplies by integers of 21 bits, adds, and shifts right, which rounds half up. With random scales, 0 to 4 of
   the 65,536 pairs of inputs come out one step apart: enough to change half the logits of a deep residual net.
-* **Global average.** Both round ``sum * scale`` half to even, but compute ``scale`` in a different order, which tells in
-  the last bit: 0 to 1 of the 12,496 sums over 7x7 pixels differ.
+* **Global average.** Both round ``sum * scale`` half to even, but compute ``scale`` in a different order, which shows
+  in the last bit: 0 to 1 of the 12,496 sums over 7x7 pixels differ.
 
 So the runtimes disagree only where a result lies within a hair of a tie, and which inputs those are depends on the
 scales. A quantizer that widens the output's scale by a few parts in ten thousand until :func:`additions_agree` or
@@ -69,7 +69,7 @@ def add_in_onnxruntime(left: QuantParams, right: QuantParams, output: QuantParam
     constant = zero_points[2] - (left_ratio * zero_points[0] + right_ratio * zero_points[1])
     values = np.arange(256, dtype=np.float32)
     total = values[:, None] * left_ratio + (values[None, :] * right_ratio + constant)
-    return np.clip(np.rint(total), 0, 255).astype(np.int64) - _UINT8_OFFSET
+    return np.asarray(np.clip(np.rint(total), 0, 255).astype(np.int64) - _UINT8_OFFSET)
 
 
 def add_in_xnnpack(left: QuantParams, right: QuantParams, output: QuantParams) -> NDArray[np.int64]:
@@ -82,5 +82,5 @@ def add_in_xnnpack(left: QuantParams, right: QuantParams, output: QuantParams) -
     half = 1 << (shift - 1)
     constant = half - left_factor * left.zero_point - right_factor * right.zero_point
     values = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
-    total = (values[:, None] * left_factor + values[None, :] * right_factor + constant) >> shift
-    return np.clip(total + np.int64(output.zero_point), INT8_MIN, INT8_MAX).astype(np.int64)
+    total: NDArray[np.int64] = (values[:, None] * left_factor + values[None, :] * right_factor + constant) >> shift
+    return np.clip(total + output.zero_point, INT8_MIN, INT8_MAX)
