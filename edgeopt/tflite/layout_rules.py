@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.tflite.constants import Constant, read_constant, write_constant
-from edgeopt.tflite.reshaping import permutation_after_reshape
+from edgeopt.tflite.reshaping import order_that_allows_reshape, permutation_after_reshape
+from edgeopt.tflite.rewrites import resize_attributes
 from edgeopt.tflite.shapes import Permutation, identity, inverse, permuted
 
 if TYPE_CHECKING:
@@ -41,6 +42,19 @@ def channels_last(node: ir.Node, walk: LayoutWalk) -> None:
     walk.use(node, 0, _CHANNELS_LAST)
     node.domain = "edgeopt"
     walk.keep(node, _CHANNELS_LAST)
+
+
+def resize(node: ir.Node, walk: LayoutWalk) -> None:
+    """Become the channels-last Resize, whose sizes are attributes, if only height and width change."""
+    source, target = walk.shape(_data(node)), walk.shape(node.outputs[0])
+    attributes = resize_attributes(node, source, target)
+    if attributes is None:
+        as_in_onnx(node, walk)
+        return
+    node.resize_inputs(1)
+    for name, value in attributes.items():
+        node.attributes.add(ir.convenience.convert_attribute(name, value))
+    channels_last(node, walk)
 
 
 def any_order(node: ir.Node, walk: LayoutWalk) -> None:
@@ -132,7 +146,7 @@ def transpose(node: ir.Node, walk: LayoutWalk) -> None:
 
 
 def reshape(node: ir.Node, walk: LayoutWalk) -> None:
-    """Keep the order if the groups of axes allow it, or leave it to the weights behind; else fall back to ONNX's."""
+    """Keep the order if the groups of axes allow it, or leave it to the weights behind; else move little."""
     source, target = _data(node), node.outputs[0]
     stored = walk.permutation(source)
     shape, new_shape = walk.shape(source), walk.shape(target)
@@ -141,8 +155,8 @@ def reshape(node: ir.Node, walk: LayoutWalk) -> None:
         walk.use(node, 0, stored)
         return
     if after is None:
-        walk.use(node, 0, identity(len(shape)))
-        return
+        stored = order_that_allows_reshape(shape, new_shape, stored)
+        after = permutation_after_reshape(shape, new_shape, stored) or identity(len(new_shape))
     walk.use(node, 0, stored)
     node.attributes.add(ir.AttrInt64s("shape", list(permuted(new_shape, after))))
     walk.keep(node, after)
@@ -253,7 +267,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("edgeopt", "Pad"): pad,
     ("", "QuantizeLinear"): quantization,
     ("edgeopt", "Reshape"): reshape,
-    ("edgeopt", "Resize"): channels_last,
+    ("", "Resize"): resize,
     ("", "Sigmoid"): any_order,
     ("edgeopt", "Slice"): slices,
     ("", "Softmax"): softmax,

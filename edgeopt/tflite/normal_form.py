@@ -10,11 +10,11 @@ Reshape; Gemm, and MatMul with an Add behind it. Here each becomes one operator 
     Reshape(x) {shape}                    Reshape, Flatten, Squeeze, Unsqueeze; -1 is a dynamic axis
     Pad(x) {pads, value}                  Pad with a constant
     Slice(x) {starts, ends, steps}        Slice, one entry an axis
-    Resize(x) {mode, ...}                 Resize to known sizes
 
-Conv and the pools keep their ONNX names until the layout pass moves them to the channels-last operators of this domain;
-their attributes are completed here, so that ``auto_pad`` is explicit pads from now on. :mod:`edgeopt.tflite.meaning`
-turns each of these operators back into plain ONNX, so that every pass can be proven by execution.
+Conv, the pools and Resize keep their ONNX names until the layout pass turns them into the channels-last operators of
+this domain. Attributes of Conv and the pools are completed here, so that ``auto_pad`` is explicit pads from now on.
+:mod:`edgeopt.tflite.meaning` turns each of these operators back into plain ONNX, so that every pass can be proven by
+execution.
 """
 
 from __future__ import annotations

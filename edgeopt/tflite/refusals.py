@@ -46,5 +46,7 @@ def without_shape(graph: ir.Graph) -> list[Refusal]:
 
 
 def _is_known(node: ir.Node) -> bool:
-    plain = node.op_type in REWRITES or node.op_type in _QUANTIZATION or ("", node.op_type) in OPERATORS
-    return plain and not node.domain
+    named = (
+        node.op_type in REWRITES or node.op_type in _QUANTIZATION or any(name == node.op_type for _, name in OPERATORS)
+    )
+    return named and not node.domain

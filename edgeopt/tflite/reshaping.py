@@ -38,6 +38,21 @@ def permutation_after_reshape(source: Shape, target: Shape, stored_as: Permutati
     return _with_unit_axes(result, target)
 
 
+def order_that_allows_reshape(source: Shape, target: Shape, stored_as: Permutation) -> Permutation:
+    """Return the order in which ``source`` has to be stored to be reshaped in place, closest to the one it is in.
+
+    Each group of axes gathers, in its order, where its first axis is met.
+    """
+    source, target = _concrete(source), _concrete(target)
+    group_of = {axis: inputs for inputs, _ in _groups(source, target) for axis in inputs}
+    order: list[int] = []
+    for axis in stored_as:
+        if source[axis] != 1 and axis not in order:
+            order.extend(group_of.get(axis, ()))
+    complete = len(order) == sum(size != 1 for size in source)
+    return _with_unit_axes(order, source) if complete else tuple(range(len(source)))
+
+
 def moves_no_data(shape: Shape, stored_as: Permutation, wanted: Permutation) -> bool:
     """Whether going from one permutation to another only moves axes of size 1."""
     return [axis for axis in stored_as if shape[axis] != 1] == [axis for axis in wanted if shape[axis] != 1]

@@ -222,16 +222,18 @@ def _fold_into_convolution(node: ir.Node, source: ir.Value, factor: np.ndarray, 
     return True
 
 
-def _resize(node: ir.Node) -> None:
-    """Resize of height and width to known sizes; how coordinates are mapped stays in attributes of the same names."""
-    source, target = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    kept = ("mode", "coordinate_transformation_mode", "nearest_mode")
-    defaults = ("nearest", "half_pixel", "round_prefer_floor")
+def resize_attributes(node: ir.Node, source: Shape, target: Shape) -> dict[str, Any] | None:
+    """Return how a Resize of height and width maps coordinates, or ``None`` if it does more than that."""
     other = ("antialias", "exclude_outside", "axes")
     if len(source) != 4 or source[:2] != target[:2] or any(node.attributes.get(name) for name in other):
-        return
-    attributes = {name: node.attributes.get_string(name, value) for name, value in zip(kept, defaults, strict=True)}
-    replace_node(node, "Resize", node.inputs[:1], **attributes, scales=_resize_scales(node, source, target))
+        return None
+    defaults = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "half_pixel",
+        "nearest_mode": "round_prefer_floor",
+    }
+    attributes: dict[str, Any] = {name: node.attributes.get_string(name, value) for name, value in defaults.items()}
+    return attributes | {"scales": _resize_scales(node, source, target)}
 
 
 def _resize_scales(node: ir.Node, source: Shape, target: Shape) -> list[float]:
@@ -298,7 +300,6 @@ REWRITES: Mapping[str, Callable[[ir.Node], None]] = {
     "ReduceMean": _mean,
     "Relu": _relu,
     "Reshape": _reshape,
-    "Resize": _resize,
     "Slice": _slice,
     "Squeeze": _reshape,
     "Unsqueeze": _reshape,

@@ -60,7 +60,7 @@ def conv(shape: tuple[int, ...], **attributes: Any) -> Build:
     return build
 
 
-# --- convolutions ------------------------------------------------------------------------------------------------------
+# --- convolutions ---------------------------------------------------------------------------------------------------
 
 CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any], list[str]]] = {
     "valid": ((1, 3, 9, 8), (4, 3, 3, 3), {}, ["CONV_2D"]),
@@ -146,7 +146,7 @@ def test_conv_rounds_a_float_bias_when_it_is_not_quantized():
     assert file_of(model).integer_coverage == 1.0
 
 
-# --- everything else, int8 ------------------------------------------------------------------------------------------------
+# --- everything else, int8 ------------------------------------------------------------------------------------------
 
 INTEGER_CASES: dict[str, tuple[Build, list[tuple[int, ...]], tuple[float, int], list[str]]] = {
     "Sub": (op("Sub"), [(1, 4, 5, 5)] * 2, (0.0417, 2), ["SUB"]),
@@ -296,7 +296,7 @@ def test_matmul_takes_the_add_behind_it_as_bias_when_int8(shape):
     assert (difference == 0).mean() > 0.97
 
 
-# --- everything else, float -----------------------------------------------------------------------------------------------
+# --- everything else, float -----------------------------------------------------------------------------------------
 
 FLOAT_CASES: dict[str, tuple[Build, list[tuple[int, ...]]]] = {
     **{name: (build, shapes) for name, (build, shapes, _, _) in INTEGER_CASES.items()},
@@ -315,9 +315,12 @@ FLOAT_CASES: dict[str, tuple[Build, list[tuple[int, ...]]]] = {
     "Mean over channels": (op("ReduceMean", np.array([1])), [(1, 4, 5, 5)]),
     "AveragePool, padded": (op("AveragePool", kernel_shape=[3, 3], pads=[1] * 4), [(1, 4, 8, 8)]),
     "AveragePool, counting pads": (
-        op("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, count_include_pad=1), [(1, 4, 8, 8)],
+        op("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, count_include_pad=1),
+        [(1, 4, 8, 8)],
     ),
-    "Gemm, not transposed": (op("Gemm", np.arange(12, dtype=np.float32).reshape(4, 3), np.ones(3, np.float32)), [(2, 4)]),
+    "Gemm, not transposed": (
+        op("Gemm", np.arange(12, dtype=np.float32).reshape(4, 3), np.ones(3, np.float32)), [(2, 4)],
+    ),
     "MatMul": (op("MatMul", np.arange(12, dtype=np.float32).reshape(4, 3)), [(2, 5, 4)]),
 }  # fmt: skip
 
@@ -335,16 +338,13 @@ def test_batch_normalization_disappears_when_a_conv_is_in_front():
     weight = write.constant(write.random.normal(size=(3, 3, 3, 3)).astype(np.float32))
     product = write.node("Conv", write.input("x", (1, 3, 8, 8)), weight)
     statistics = [np.array(values, np.float32) for values in ([1, 2, 3], [4, 5, 6], [0, 1, 2], [1, 2, 3])]
-    write.output(op("BatchNormalization", *statistics)(
-            write, [product]
-        )
-    )
+    write.output(op("BatchNormalization", *statistics)(write, [product]))
     model = write.model()
     assert_floats_equal(model, 1e-5)
     assert [o.builtin for o in file_of(model).operators if o.builtin != "TRANSPOSE"] == ["CONV_2D"]
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

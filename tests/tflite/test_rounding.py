@@ -1,0 +1,105 @@
+"""The formulas of edgeopt.tflite.rounding against the runtimes themselves, on every pair of int8 inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from tflite_graphs import GraphWriter
+from tflite_runtimes import lowered, run_onnx, run_tflite
+
+from edgeopt.affine import QuantParams, dequantize
+from edgeopt.tflite.rounding import (
+    add_in_onnxruntime,
+    add_in_xnnpack,
+    additions_agree,
+    averages_agree,
+    nearest_agreeing,
+)
+
+GRID = np.arange(-128, 128, dtype=np.int8)
+
+
+def random_params(seed: int) -> tuple[QuantParams, QuantParams, QuantParams]:
+    random = np.random.default_rng(seed)
+    scales = random.uniform(0.01, 0.1, 2)
+    output = max(scales) * random.uniform(0.9, 1.5)
+    points = random.integers(-60, 60, 3)
+    params = [QuantParams(float(np.float32(s)), int(p)) for s, p in zip([*scales, output], points, strict=True)]
+    return params[0], params[1], params[2]
+
+
+def addition(
+    left: QuantParams, right: QuantParams, output: QuantParams
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    write = GraphWriter()
+    shape = (1, 1, 256, 256)
+    values = [write.quantized(write.input(n, shape), p.scale, p.zero_point) for n, p in (("a", left), ("b", right))]
+    write.output(write.quantized(write.node("Add", *values), output.scale, output.zero_point, name="y"))
+    rows, columns = np.meshgrid(GRID, GRID, indexing="ij")
+    feeds = {
+        "a": dequantize(rows.reshape(shape), left.scale, left.zero_point),
+        "b": dequantize(columns.reshape(shape), right.scale, right.zero_point),
+    }
+    return write.model(), feeds
+
+
+def as_integers(answers: dict[str, np.ndarray], output: QuantParams) -> np.ndarray:
+    (values,) = answers.values()
+    return (np.rint(values / np.float32(output.scale)) + output.zero_point).astype(np.int64).reshape(256, 256)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_add_formulas_equal_their_runtimes_on_every_pair_when_scales_are_random(seed):
+    left, right, output = random_params(seed)
+    model, feeds = addition(left, right, output)
+    in_onnxruntime = as_integers(run_onnx(model, feeds), output)
+    in_xnnpack = as_integers(run_tflite(lowered(model), feeds), output)
+    assert len(np.unique(in_onnxruntime)) > 100
+    np.testing.assert_array_equal(add_in_onnxruntime(left, right, output), in_onnxruntime)
+    np.testing.assert_array_equal(add_in_xnnpack(left, right, output), in_xnnpack)
+
+
+def test_nearest_agreeing_makes_the_runtimes_equal_on_every_pair_when_they_were_not():
+    disagreeing = [p for p in map(random_params, range(40)) if not additions_agree(*p)]
+    assert len(disagreeing) >= 4
+    for left, right, output in disagreeing[:4]:
+        chosen = nearest_agreeing(output, lambda params, left=left, right=right: additions_agree(left, right, params))
+        assert chosen is not None
+        assert output.scale < chosen.scale < 1.01 * output.scale
+        model, feeds = addition(left, right, chosen)
+        np.testing.assert_array_equal(
+            as_integers(run_onnx(model, feeds), chosen), as_integers(run_tflite(lowered(model), feeds), chosen)
+        )
+
+
+def test_nearest_agreeing_keeps_the_scale_when_it_agrees_already():
+    params = QuantParams(0.5, 3)
+    assert nearest_agreeing(params, lambda candidate: True) == params
+
+
+def test_nearest_agreeing_gives_up_when_nothing_agrees():
+    assert nearest_agreeing(QuantParams(0.5, 3), lambda candidate: False) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_averages_agree_is_true_only_if_the_runtimes_are_equal_on_every_sum(seed):
+    source, _, output = random_params(seed)
+    output = nearest_agreeing(output, lambda params: averages_agree(source, params, 49))
+    assert output is not None
+    sums = np.arange(-128 * 49, 127 * 49 + 1)
+    quotient, rest = np.divmod(sums, 49)
+    pixels = (quotient[:, None] + (np.arange(49) < rest[:, None])).astype(np.int8)
+    assert (pixels.sum(axis=1) == sums).all()
+    write = GraphWriter()
+    x = write.quantized(write.input("x", (1, len(sums), 7, 7)), source.scale, source.zero_point)
+    write.output(write.quantized(write.node("GlobalAveragePool", x), output.scale, output.zero_point, name="y"))
+    model = write.model()
+    feeds = {"x": dequantize(pixels.reshape(1, -1, 7, 7), source.scale, source.zero_point)}
+    (reference,), (actual,) = run_onnx(model, feeds).values(), run_tflite(lowered(model), feeds).values()
+    assert len(np.unique(reference)) > 100
+    np.testing.assert_array_equal(actual, reference)
+
+
+def test_averages_agree_is_false_when_a_sum_is_a_tie():
+    assert not averages_agree(QuantParams(0.5, 0), QuantParams(0.5, 0), 2)
