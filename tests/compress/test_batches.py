@@ -87,6 +87,14 @@ def test_shift_images_repeats_the_edge_when_background_is_not_zero() -> None:
     assert torch.equal(shift_images(image, 2, torch.Generator().manual_seed(0)), image)
 
 
+def test_shift_images_brings_nothing_in_from_the_other_side_when_an_image_reaches_the_edge() -> None:
+    rising = torch.arange(6.0)[:, None] * 10 + torch.arange(6.0)  # grows downwards and to the right
+    shifted = shift_images(rising.repeat(50, 1, 1, 1), 2, torch.Generator().manual_seed(0))
+
+    assert (shifted.diff(dim=2) >= 0).all()
+    assert (shifted.diff(dim=3) >= 0).all()
+
+
 def test_shift_images_moves_all_channels_alike_when_there_are_several() -> None:
     images = torch.randn(20, 1, 6, 6, generator=torch.Generator().manual_seed(1)).repeat(1, 3, 1, 1)
     shifted = shift_images(images, 2, torch.Generator().manual_seed(0))
