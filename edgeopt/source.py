@@ -1,21 +1,17 @@
 """Where a network comes from: a Python factory with weights, a ``.pt2`` exported program or an ``.onnx`` file.
 
 Nothing is unpickled: weights are safetensors or a state dict that ``torch.load(weights_only=True)`` accepts, and a
-``.pt2`` archive is looked through before torch may open it, because torch itself falls back to pickle.
+``.pt2`` archive is looked through before torch may open it (:mod:`edgeopt.program_archive`).
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
-import json
 import pickle
-import re
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -27,11 +23,12 @@ from torch import nn
 
 from edgeopt.artifacts import digest_of
 from edgeopt.errors import ModelError, did_you_mean
+from edgeopt.program_archive import plain_archive
 from edgeopt.provenance import locate, split_factory
 from edgeopt.settings import ModelSettings
 
-# What sympy may be asked to parse: names, numbers and arithmetic, so that no attribute or call of Python fits through.
-_SHAPE_EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/(), ]*")
+# Set on a module that a factory's file imported from its own folder.
+_NEIGHBOUR = "_edgeopt_neighbour"
 
 
 def load_factory(reference: str, folder: Path) -> Callable[[], nn.Module]:
@@ -60,7 +57,10 @@ def call_factory(settings: ModelSettings, folder: Path) -> nn.Module:
     Raises:
         ModelError: if the factory is not there or returns something else.
     """
-    model = load_factory(str(settings.factory), folder)()
+    factory = load_factory(str(settings.factory), folder)
+    module_name, _ = split_factory(str(settings.factory))
+    with _importable(locate(module_name, folder).parent) if module_name.endswith(".py") else nullcontext():
+        model = factory()
     if not isinstance(model, nn.Module):
         raise ModelError(f"the factory {settings.factory!r} must return a torch.nn.Module, got {type(model).__name__}")
     return model
@@ -97,9 +97,10 @@ def load_exported_program(path: Path) -> torch.export.ExportedProgram:
         ModelError: if it is damaged, would be unpickled, or has weights that are not finite.
     """
     try:
-        _check_archive(path)
-        program = torch.export.load(path)
-    except (zipfile.BadZipFile, json.JSONDecodeError, KeyError, RuntimeError, EOFError) as error:
+        program = torch.export.load(plain_archive(path))
+    except ModelError:
+        raise
+    except Exception as error:  # zipfile, json, torch and its schema share no root for what a damaged file raises
         raise ModelError(f"{path.name} is not a .pt2 archive that torch can load: {error}") from error
     check_finite(program.state_dict, path.name)
     return program
@@ -135,11 +136,32 @@ def _import_module(name: str, reference: str) -> ModuleType:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
+    """Let Python files import their neighbours; what an earlier recipe imported so is forgotten first.
+
+    Else a second recipe with a ``layers.py`` would get the first one's, and a file that was edited between two builds
+    of one process its old content.
+    """
+    for name in [name for name, module in sys.modules.items() if getattr(module, _NEIGHBOUR, None) is not None]:
+        if getattr(sys.modules[name], _NEIGHBOUR) != _stamp(sys.modules[name], folder):
+            del sys.modules[name]
+    known = set(sys.modules)
+    importlib.invalidate_caches()
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        for name in set(sys.modules) - known:
+            if (stamp := _stamp(sys.modules[name], folder)) is not None:
+                setattr(sys.modules[name], _NEIGHBOUR, stamp)
+
+
+def _stamp(module: ModuleType, folder: Path) -> tuple[str, int] | None:
+    """Return what tells whether a module below ``folder`` is still the one on disk; ``None`` for another module."""
+    path = Path(getattr(module, "__file__", None) or "")
+    if not path.is_file() or not path.is_relative_to(folder):
+        return None
+    return str(path), path.stat().st_mtime_ns
 
 
 def _read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
@@ -159,43 +181,3 @@ def _read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path.name} must hold a state dict, got {type(state).__name__}")
     return state
-
-
-def _check_archive(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        names = [name.partition("/")[2] for name in archive.namelist()]
-        if "models/model.json" not in names:
-            raise ModelError(f"{path.name} is not a .pt2 archive of one exported program (torch 2.9 or newer)")
-        for entry in archive.infolist():
-            inside = entry.filename.partition("/")[2]
-            if inside.endswith("_config.json"):
-                _refuse_pickle(path, json.loads(archive.read(entry)))
-            elif inside.startswith("data/sample_inputs/"):
-                _refuse_code(path, archive.read(entry))
-            elif inside == "models/model.json":
-                _refuse_expressions(path, json.loads(archive.read(entry)))
-
-
-def _refuse_pickle(path: Path, config: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
-    for name, entry in config.get("config", {}).items():
-        if entry.get("use_pickle"):
-            raise ModelError(f"{path.name} stores {name!r} as a pickle, which is not loaded", hint="save plain tensors")
-
-
-def _refuse_code(path: Path, sample_inputs: bytes) -> None:
-    try:
-        torch.load(io.BytesIO(sample_inputs), weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"{path.name} has sample inputs that hold more than tensors; they are not loaded") from error
-
-
-def _refuse_expressions(path: Path, node: object) -> None:
-    if isinstance(node, dict):
-        text = node.get("expr_str")
-        if isinstance(text, str) and ("__" in text or not _SHAPE_EXPRESSION.fullmatch(text)):
-            raise ModelError(f"{path.name} has a shape expression that is not arithmetic: {text!r}")
-        for value in node.values():
-            _refuse_expressions(path, value)
-    elif isinstance(node, list):
-        for value in node:
-            _refuse_expressions(path, value)
