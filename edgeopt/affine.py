@@ -89,7 +89,8 @@ def quantize_to(
     if np.isnan(values).any():
         raise QuantizationError("a value to quantize is NaN")
     bounds = np.iinfo(dtype)
-    steps = np.rint(values.astype(np.float32) / np.asarray(scale, np.float32)) + np.float32(zero_point)
+    with np.errstate(over="ignore"):  # an infinite quotient saturates as any large one
+        steps = np.rint(values.astype(np.float32) / np.asarray(scale, np.float32)) + np.float32(zero_point)
     return np.clip(steps, bounds.min, bounds.max).astype(dtype)
 
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edgeopt.artifacts import sha256_file
-from edgeopt.errors import ModelError
+from edgeopt.errors import MissingDependencyError, ModelError
 from edgeopt.settings import ModelSettings
+
+# A protobuf entry with key "location": field 1, its length 8, the key; field 2, its length, the value.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])(?s:(.{1,127}))")
 
 
 def locate(reference: str | Path, folder: Path) -> Path:
@@ -59,12 +64,13 @@ def model_files(settings: ModelSettings, folder: Path) -> tuple[Path, ...]:
         files.append(locate(settings.weights, folder))
     if settings.path is not None:
         files.append(locate(settings.path, folder))
-        files += sorted(settings.path.parent.glob(settings.path.name + "*data"))
+        files += _external_data(settings.path)
     return tuple(files)
 
 
 def python_files(start: Path, root: Path) -> tuple[Path, ...]:
     """Return ``start`` and every Python file below ``root`` that it imports, directly or through others."""
+    root = root.resolve()
     found: set[Path] = set()
     waiting = [start.resolve()]
     while waiting:
@@ -72,8 +78,8 @@ def python_files(start: Path, root: Path) -> tuple[Path, ...]:
         if path in found:
             continue
         found.add(path)
-        waiting += [other for other in _imports(path, root.resolve(), path.stat().st_mtime_ns) if other not in found]
-    return tuple(sorted(found))
+        waiting += [other for other in _imports(path, root, path.stat().st_mtime_ns) if other not in found]
+    return tuple(sorted(found.union(*(_packages_around(path, root) for path in found))))
 
 
 def folder_files(folder: Path) -> tuple[Path, ...]:
@@ -82,8 +88,18 @@ def folder_files(folder: Path) -> tuple[Path, ...]:
 
 
 def fingerprint(files: Iterable[Path]) -> tuple[str, ...]:
-    """Return name and SHA-256 of each file, sorted, so that a cache key does not depend on where they lie."""
-    return tuple(sorted(f"{path.name}:{sha256_file(path)}" for path in files))
+    """Return name and SHA-256 of each file, sorted; names start at the files' common folder, wherever that lies."""
+    found = [path.absolute() for path in files]
+    common = os.path.commonpath([path.parent for path in found]) if found else ""
+    return tuple(sorted(f"{path.relative_to(common).as_posix()}:{sha256_file(path)}" for path in found))
+
+
+def _external_data(path: Path) -> list[Path]:
+    """Return the files beside an ONNX file that its tensors name, found by their bytes: onnx takes long to import."""
+    if path.suffix != ".onnx":
+        return []
+    names = {os.fsdecode(match[2][: match[1][0]]) for match in _LOCATION.finditer(path.read_bytes())}
+    return sorted(file for name in names if (file := path.parent / name).is_file())
 
 
 def _factory_files(reference: str, folder: Path) -> tuple[Path, ...]:
@@ -102,7 +118,7 @@ def _factory_files(reference: str, folder: Path) -> tuple[Path, ...]:
 def _package_folder(package: str, reference: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None:
-        raise ModelError(
+        raise MissingDependencyError(
             f"{reference!r} needs the package {package!r}, which is not installed",
             hint="built-in recipes need pip install 'edgeopt[demo]'; a file beside the recipe is 'file.py:function'",
         )
@@ -137,3 +153,12 @@ def _module_files(base: Path, parts: list[str]) -> Iterator[Path]:
     for candidate in (base.joinpath(*parts).with_suffix(".py"), base.joinpath(*parts, "__init__.py")):
         if parts and candidate.is_file():
             yield candidate
+
+
+def _packages_around(path: Path, root: Path) -> Iterator[Path]:
+    """Yield the ``__init__.py`` that an import of ``path`` runs first; what those import gives no name to ``path``."""
+    for folder in path.parents:
+        if folder == root or not folder.is_relative_to(root):
+            return
+        if (folder / "__init__.py").is_file():
+            yield folder / "__init__.py"
