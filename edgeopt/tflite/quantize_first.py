@@ -12,15 +12,16 @@ _MOVES_DATA = frozenset({"Reshape", "Transpose", "Slice"})
 
 
 def quantize_first(graph: ir.Graph) -> None:
-    """Put a Q/DQ pair in front of every data movement whose result alone is quantized; from the back, for chains."""
-    for quantize in reversed(list(graph)):
-        moved = quantize.inputs[0] if quantize.op_type == "QuantizeLinear" else None
+    """Put a Q/DQ pair in front of every data movement whose result alone is quantized, and so on up a chain of them."""
+    pending = [node for node in graph if node.op_type == "QuantizeLinear"]
+    while pending:
+        quantize = pending.pop()
+        moved = quantize.inputs[0]
         move = moved.producer() if moved is not None else None
         if moved is None or move is None or move.op_type not in _MOVES_DATA:
             continue
-        if moved.is_graph_output() or len(moved.uses()) != 1 or not _is_float_until_here(move.inputs[0]):
-            continue
-        _insert_pair(move, quantize)
+        if len(moved.uses()) == 1 and not moved.is_graph_output() and _is_float_until_here(move.inputs[0]):
+            pending.append(_insert_pair(move, quantize))
 
 
 def _is_float_until_here(value: ir.Value | None) -> bool:
@@ -28,7 +29,7 @@ def _is_float_until_here(value: ir.Value | None) -> bool:
     return producer is not None and producer.op_type != "DequantizeLinear"
 
 
-def _insert_pair(move: ir.Node, quantize: ir.Node) -> None:
+def _insert_pair(move: ir.Node, quantize: ir.Node) -> ir.Node:
     source = move.inputs[0]
     assert source is not None
     first = ir.node("QuantizeLinear", [source, *quantize.inputs[1:]], name=f"{quantize.name}_first")
@@ -38,3 +39,4 @@ def _insert_pair(move: ir.Node, quantize: ir.Node) -> None:
         node.outputs[0].shape, node.outputs[0].type = source.shape, like.outputs[0].type
     move.prepend([first, again])
     move.replace_input_with(0, again.outputs[0])
+    return first

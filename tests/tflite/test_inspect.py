@@ -56,10 +56,13 @@ def test_read_tflite_refuses_when_it_is_another_kind_of_file(content):
         read_tflite(content)
 
 
-def test_constants_are_aligned_to_16_bytes_when_written():
+def test_constants_are_aligned_to_16_bytes_when_sizes_are_odd():
     write = GraphWriter()
-    marker = np.frombuffer(b"edgeopt-constant-marker!", np.int8)
-    x = write.input("x", (1, 6))
-    values = write.constant(np.frombuffer(marker.tobytes(), np.float32).reshape(1, 6))
-    write.output(write.node("Add", x, values))
-    assert lowered(write.model()).index(marker.tobytes()) % 16 == 0
+    random = np.random.default_rng(0)
+    value, constants = write.input("x", (1, 5)), []
+    for columns in (5, 1, 5, 1, 5, 5):
+        constants.append(random.normal(size=(1, columns)).astype(np.float32))
+        value = write.node("Add", value, write.constant(constants[-1]))
+    write.output(value)
+    content = lowered(write.model())
+    assert [content.index(constant.tobytes()) % 16 for constant in constants] == [0] * len(constants)

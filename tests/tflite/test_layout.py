@@ -215,6 +215,9 @@ def test_to_channels_last_refuses_a_layout_when_the_output_is_no_image():
         ((-1, 4, 8, 8), (-1, 4, 64), (0, 2, 3, 1), (0, 2, 1)),
         ((6, 4), (4, 6), (0, 1), (0, 1)),
         ((6, 4), (4, 6), (1, 0), None),
+        ((2, 3, 4), (2, 12), (1, 0, 2), None),
+        ((2, 3, 4), (2, 12), (1, 2, 0), (1, 0)),
+        ((2, 3, 4, 5), (6, 20), (0, 3, 2, 1), None),
     ],
 )
 def test_permutation_after_reshape_is_what_numpy_finds_when_tried(source, target, stored_as, expected):

@@ -201,6 +201,17 @@ def test_lower_requantizes_exactly_when_concat_joins_two_scales():
     assert file_of(model).operators[-1].is_integer
 
 
+def test_lower_runs_in_integers_when_data_is_quantized_only_after_it_moved():
+    write = GraphWriter()
+    x = write.quantized(write.input("x", (1, 16, 5, 7)), 0.02, 3)
+    mean = write.node("ReduceMean", x, write.constant(np.array([2, 3])), keepdims=1)
+    turned = write.node("Transpose", write.node("Reshape", mean, write.constant(np.array([4, 4]))), perm=[1, 0])
+    write.output(write.quantized(turned, 0.0071, 1, name="y"))
+    model = write.model()
+    assert [op.builtin for op in file_of(model).operators if not op.is_integer] == []
+    assert steps_apart(model, lowered(model), random_feeds(model), 0.0071).max() == 0
+
+
 def test_lower_accepts_the_oldest_opset_when_it_is_13():
     write = GraphWriter()
     x = write.quantized(write.input("x", (1, 3, 8, 8)), 0.02, 0)

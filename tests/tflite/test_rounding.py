@@ -101,5 +101,6 @@ def test_averages_agree_is_true_only_if_the_runtimes_are_equal_on_every_sum(seed
     np.testing.assert_array_equal(actual, reference)
 
 
-def test_averages_agree_is_false_when_a_sum_is_a_tie():
-    assert not averages_agree(QuantParams(0.5, 0), QuantParams(0.5, 0), 2)
+@pytest.mark.parametrize("scale", [0.5, float(np.nextafter(np.float32(0.5), np.float32(1)))])
+def test_averages_agree_is_false_when_a_sum_is_a_tie_or_within_a_hair_of_one(scale):
+    assert not averages_agree(QuantParams(scale, 0), QuantParams(0.5, 0), 2)
