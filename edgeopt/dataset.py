@@ -1,7 +1,8 @@
 """Opens the folders of ``calibration/`` (or a user's own) and checks every sample that comes out of them.
 
-A folder has ``calibration.toml`` (what the samples are, from where, under which licence, how they were preprocessed)
-and ``preprocess.py`` with ``open_dataset`` (see :mod:`edgeopt.samples`).
+A folder has ``preprocess.py`` with ``open_dataset`` (see :mod:`edgeopt.samples`), and ``calibration.toml``: what the
+samples are, from where, under which licence, how they were preprocessed, in which ``files`` of packages they lie, and
+which of the recipe's options are paths.
 """
 
 from __future__ import annotations
@@ -10,21 +11,32 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 import numpy as np
 
-from edgeopt.artifacts import digest_of
+from edgeopt.artifacts import digest_of, sha256_file
 from edgeopt.errors import DataError, did_you_mean
-from edgeopt.provenance import fingerprint, folder_files
+from edgeopt.provenance import fingerprint, folder_files, locate
 from edgeopt.samples import Dataset, Sample, Split
 from edgeopt.settings import CalibrationSettings, InputSettings
+from edgeopt.typed_toml import Decoder, read_toml
 
-_DATASET_KEYS = ("title", "source", "licence", "package", "preprocessing")
+
+@dataclass(frozen=True)
+class _Facts:
+    """What ``calibration.toml`` may say."""
+
+    title: str = ""
+    source: str = ""
+    licence: str = ""
+    package: str = ""
+    files: tuple[str, ...] = ()
+    path_options: tuple[str, ...] = ()
+    preprocessing: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,22 +64,38 @@ class DatasetFolder:
 
     def files(self) -> tuple[Path, ...]:
         """Return every file that the samples are made from, as far as the folder and the options say."""
-        named = [Path(value) for value in self.options.values() if isinstance(value, str) and Path(value).is_absolute()]
+        named = [Path(str(self.options[key])) for key in _names(self.facts, "path_options") if key in self.options]
+        named += [locate(reference, self.path) for reference in _names(self.facts, "files")]
         more = [file for path in named for file in (folder_files(path) if path.is_dir() else (path,))]
         return (*folder_files(self.path), *more)
 
     def key(self) -> tuple[str, ...]:
-        """Return what a cache key needs: the files' hashes and the versions of the packages that bring the data."""
+        """Return what a cache key needs: options, the files' hashes, the versions of the packages that bring the data.
+
+        An option that is a path counts by what lies there, so that a folder may be moved.
+        """
         packages = [str(self.facts.get("package", ""))] if self.facts.get("package") else []
         names = [name.strip() for text in packages for name in text.split(",") if name.strip()]
-        return (*fingerprint(self.files()), *(f"{name}=={_version(name)}" for name in names))
+        return (
+            *fingerprint(folder_files(self.path)),
+            *(text for key in sorted(self.options) for text in self._option_key(key)),
+            *(f"{reference}:{sha256_file(locate(reference, self.path))}" for reference in _names(self.facts, "files")),
+            *(f"{name}=={_version(name)}" for name in names),
+        )
+
+    def _option_key(self, name: str) -> tuple[str, ...]:
+        value = self.options[name]
+        if name not in _names(self.facts, "path_options"):
+            return (f"{name}={value!r}",)
+        path = Path(str(value))
+        return (name, *fingerprint(folder_files(path) if path.is_dir() else (path,)))
 
 
 def find_dataset(settings: CalibrationSettings, folder: Path) -> DatasetFolder:
     """Find the folder that a recipe names: one of ``calibration/``, or a path relative to the recipe.
 
     Raises:
-        DataError: if there is none, or its ``calibration.toml`` has unknown keys.
+        DataError: if there is none, its ``calibration.toml`` has unknown keys, or an option is a path to nothing.
     """
     path = (folder / settings.dataset).resolve()
     if not (path / "calibration.toml").is_file():
@@ -80,11 +108,10 @@ def find_dataset(settings: CalibrationSettings, folder: Path) -> DatasetFolder:
                 hint=did_you_mean(settings.dataset, list(known)),
             )
         path = known[settings.dataset]
-    facts = tomllib.loads((path / "calibration.toml").read_text(encoding="utf-8"))
-    for key in facts:
-        if key not in _DATASET_KEYS:
-            raise DataError(f"{path.name}/calibration.toml: unknown key {key!r}", hint=did_you_mean(key, _DATASET_KEYS))
-    return DatasetFolder(path, MappingProxyType(facts), _absolute(settings.options, folder))
+    called = f"{path.name}/calibration.toml"
+    facts = read_toml(path / "calibration.toml", source=called, error=DataError)
+    Decoder(called, path, DataError).settings(_Facts, facts)
+    return DatasetFolder(path, MappingProxyType(facts), _resolved(settings.options, facts, folder))
 
 
 def checked_samples(
@@ -129,14 +156,21 @@ def _check_sample(sample: Sample, inputs: Mapping[str, InputSettings]) -> None:
             raise DataError(f"sample {sample.name!r}: input {name!r} has NaN or infinite values")
 
 
-def _absolute(options: Mapping[str, object], folder: Path) -> Mapping[str, object]:
-    """Make every option that names something beside the recipe an absolute path."""
-    return MappingProxyType(
-        {
-            key: str((folder / value).resolve()) if isinstance(value, str) and (folder / value).exists() else value
-            for key, value in options.items()
-        }
-    )
+def _resolved(options: Mapping[str, object], facts: Mapping[str, object], folder: Path) -> Mapping[str, object]:
+    """Make the options that are paths absolute; they start at the recipe's folder."""
+    paths = _names(facts, "path_options")
+    resolved = dict(options)
+    for key in paths:
+        if key in resolved:
+            resolved[key] = str((folder / str(resolved[key])).resolve())
+            if not Path(str(resolved[key])).exists():
+                raise DataError(f"calibration.options.{key}: there is no {resolved[key]}")
+    return MappingProxyType(resolved)
+
+
+def _names(facts: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = facts.get(key, ())
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else ()
 
 
 def _import_preprocess(path: Path) -> ModuleType:

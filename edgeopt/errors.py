@@ -120,9 +120,10 @@ class BundleError(EdgeoptError):
 
 
 class ParityError(EdgeoptError):
-    """A bundle answers outside its limits."""
+    """A bundle answers outside its limits; after a build, ``result`` is the whole ``BuildResult``."""
 
     exit_code = 12
+    result: object = None
 
 
 class MissingDependencyError(EdgeoptError):

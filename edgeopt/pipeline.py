@@ -125,11 +125,12 @@ def build(
     failures = [
         f"{bundle.target}: {failure}" for bundle in bundles if bundle.report for failure in bundle.report.failures
     ]
-    result = BuildResult(loaded.recipe.name, bundles, tuple(job.records), job.inputs_read())
+    result = BuildResult(loaded.recipe.name, bundles, tuple(job.records), job.inputs_read(specs))
     if failures:
         kept = ", ".join(str(bundle.path) for bundle in bundles if bundle.report and not bundle.report.passed)
         error = ParityError("; ".join(failures), hint=f"the evidence lies in {kept}; limits are [parity] in the recipe")
         error.stage = "verify"
+        error.result = result
         raise error
     return result
 
@@ -151,10 +152,12 @@ class _Build:
         self.dataset: DatasetFolder = find_dataset(self.recipe.calibration, self.folder)
         self.model_files = model_files(self.recipe.model, self.folder)
         self._made: dict[str, Any] = {}
+        self._compressions: dict[str, CacheEntry] = {}
 
-    def inputs_read(self) -> tuple[Path, ...]:
+    def inputs_read(self, specs: Sequence[TargetSpec]) -> tuple[Path, ...]:
         """Return every input file, for a depfile."""
-        return tuple(sorted({self.loaded.source, *self.model_files, *self.dataset.files()}))
+        targets = (path for spec in specs for path in spec.files())
+        return tuple(sorted({self.loaded.source, *self.model_files, *self.dataset.files(), *targets}))
 
     # ------------------------------------------------------------ PyTorch: train, prune, distil
 
@@ -176,6 +179,7 @@ class _Build:
 
         key = [*self._source_key, *self.dataset.key(), _plain(settings), str(self.recipe.calibration.options)]
         entry = self._stage("train", "compress/train.py", _TORCH, key, make, resumable=True)
+        self._compressions["train"] = entry
         return TorchModel(weights=entry.folder / "weights.safetensors"), entry
 
     @cached_property
@@ -203,6 +207,7 @@ class _Build:
 
         key = [*self._source_key, _digest(teacher_entry), _plain(settings), str(round_to)]
         entry = self._stage("prune", "compress/prune.py", _TORCH, key, make)
+        self._compressions["prune"] = entry
         pruned = TorchModel(entry.folder / "pruning.json", entry.folder / "weights.safetensors")
         return (pruned, entry) if self.recipe.distill is None else self._distilled(pruned, entry, teacher)
 
@@ -228,6 +233,7 @@ class _Build:
             _plain(settings),
         ]
         entry = self._stage("distill", "compress/distill.py", _TORCH, key, make, resumable=True)
+        self._compressions["distill"] = entry
         return TorchModel(student.pruning, entry.folder / "weights.safetensors"), entry
 
     # ------------------------------------------------------------ ONNX: export, calibrate, quantize
@@ -436,8 +442,8 @@ class _Build:
         return rebuild(self.recipe.model, self.folder, artifact)
 
     def _history(self) -> dict[str, object]:
-        entries = {"train": self.teacher[1], "student": self.student[1]}
-        return {name: _read_report(entry) for name, entry in entries.items() if entry is not None}
+        """What training, pruning and distilling reported, for the manifest."""
+        return {name: _read_report(entry) for name, entry in self._compressions.items()}
 
     def _stage(
         self,
@@ -511,6 +517,8 @@ def _integer_summary(inspection: Inspection) -> str:
 
 
 def _parity_summary(report: ParityReport) -> str:
+    if not report.passed:
+        return "no: " + "; ".join(report.failures)
     worst = max(output.max_steps for output in report.outputs)
     ratio = min(output.sqnr_db for output in report.outputs)
-    return f"{'yes' if report.passed else 'no'}: at most {worst} steps, at least {ratio:.1f} dB"
+    return f"yes: at most {worst} steps, at least {ratio:.1f} dB"

@@ -175,6 +175,11 @@ class ExportSettings:
     max_relative_error: float = 1e-4
     num_samples: int = 4
 
+    def __post_init__(self) -> None:
+        """Refuse a comparison that cannot fail."""
+        if self.num_samples < 1 or not 0 < self.max_relative_error < 1:
+            raise RecipeError("num_samples must be at least 1 and max_relative_error in (0, 1)")
+
 
 @dataclass(frozen=True)
 class QuantizeSettings:
@@ -195,6 +200,16 @@ class ParityLimits:
     min_cosine: float = 0.95
     min_top1_agreement: float = 0.9
     min_integer_coverage: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Refuse limits that no answer can break or keep."""
+        if self.max_steps is not None and not 0 <= self.max_steps <= 255:
+            raise RecipeError(f"'max_steps' must be in [0, 255], got {self.max_steps}")
+        for name in ("min_top1_agreement", "min_integer_coverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"'{name}' is a share in [0, 1], got {getattr(self, name)}")
+        if not -1 <= self.min_cosine <= 1:
+            raise RecipeError(f"'min_cosine' must be in [-1, 1], got {self.min_cosine}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,12 +95,31 @@ def judge_model(model: Path, manifest: Mapping[str, Any], golden: Golden, runtim
     """
     try:
         chosen = parity.find_runtime(manifest["model"]["format"], runtime)
-        run = parity.open_model(str(model), chosen)
+        with _without_chatter():
+            run = parity.open_model(str(model), chosen)
     except (parity.RuntimeMissing, ModuleNotFoundError) as error:
         raise MissingDependencyError(str(error)) from error
     total = len(golden["names"])
     report = parity.judge(run, golden, dict(manifest), chosen, lambda done: report_progress("verify", done, total))
     return report_from(report, f"{chosen} {parity.runtime_version(chosen)}")
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Hold back what a runtime's C++ writes to stderr while it loads, and pass on all but its ``INFO:`` lines."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            captured.seek(0)
+            for line in captured:
+                if not line.startswith(b"INFO:"):
+                    os.write(2, line)
 
 
 def report_from(report: Mapping[str, Any], runtime: str) -> ParityReport:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from edgeopt.cli.console import bytes_text, percent_text, print_table, reporting, shown_path, write_json
 from edgeopt.cli.options import RecipeName, TargetName, json_option, verbosity_options
 from edgeopt.cli.report import VERDICT_COLUMNS, verdict_cells
+from edgeopt.errors import ParityError
 
 if TYPE_CHECKING:
     from edgeopt.pipeline import BuildResult
@@ -84,10 +85,19 @@ def build(
         from edgeopt.target import discover_targets
 
         names = tuple(discover_targets()) if "all" in targets else tuple(dict.fromkeys(targets))
-        result = pipeline.build(loaded, targets=names, out=out, verify=not no_verify, force=force)
-    write_json(json_to, result.to_json())
+        try:
+            result = pipeline.build(loaded, targets=names, out=out, verify=not no_verify, force=force)
+        except ParityError as refused:
+            # A verdict of no has the same report as a yes, but no depfile: what depends on it must not be built.
+            _report(cast("BuildResult", refused.result), json_to, quiet=quiet)
+            raise
+    _report(result, json_to, quiet=quiet)
     if depfile is not None:
         _write_depfile(depfile, json_to, result)
+
+
+def _report(result: BuildResult, json_to: str | None, *, quiet: bool) -> None:
+    write_json(json_to, result.to_json())
     if json_to != "-" and not quiet:
         _show(result)
 

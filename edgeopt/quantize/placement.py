@@ -22,6 +22,7 @@ from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
 
 _ACTIVATION_FUNCTIONS = ("Relu", "Clip")
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def quantized_nodes(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings)
             writes = tuple(activation.outputs)
         else:
             writes = tuple(node.outputs)
-        found.append(QuantizedNode(node, placement.family, tuple(_reads(node, placement.activations)), writes))
+        reads = tuple(_reads(node, placement.activations))
+        if scheme.fuses_residual and node.op_type == "Add":
+            reads = _residual_only(reads)
+        found.append(QuantizedNode(node, placement.family, reads, writes))
     return found
 
 
@@ -116,7 +120,7 @@ def _is_quantizable(node: ir.Node) -> bool:
     first = node.inputs[0] if node.inputs else None
     if first is None or any(value.dtype != ir.DataType.FLOAT for value in node.outputs):
         return False
-    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.op_type in _WEIGHTED:
         weight = node.inputs[1]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         constant = weight is not None and weight.const_value is not None
@@ -132,6 +136,15 @@ def _reads(node: ir.Node, indices: tuple[int, ...] | None) -> Iterator[ir.Value]
         value = node.inputs[index]
         if value is not None and value.dtype == ir.DataType.FLOAT:
             yield value
+
+
+def _residual_only(reads: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+    """Leave out the branch that a weighted operator computes for this sum alone, if the other side is quantized."""
+    for branch in reversed(reads):
+        producer = branch.producer()
+        if producer is not None and producer.op_type in _WEIGHTED and len(branch.uses()) == 1:
+            return tuple(value for value in reads if value is not branch)
+    return reads
 
 
 def _activation_after(node: ir.Node) -> ir.Node | None:

@@ -20,7 +20,6 @@ from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
 
 _INT32_ROOM = 2**30  # a bias may fill half of int32, so that the accumulator keeps the other half
-_WEIGHT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
 
 
 def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: QuantizeSettings, out_dir: Path) -> QdqModel:
@@ -120,21 +119,19 @@ class _QdqWriter:
 
     def _quantize_weights(self, node: ir.Node, activation: QuantParams) -> None:
         weight_value = _given(node, 1)
-        axis = _WEIGHT_AXIS[node.op_type]
+        axis = self._scheme.weight_axes.get(node.op_type)
         weight = _array(weight_value)
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         bias = None if bias_value is None else _array(bias_value)
-        per_channel = not (node.op_type == "ConvTranspose" and _integer_attribute(node, "group", 1) > 1)
-        scales = per_channel_weight_scales(weight, axis) if per_channel else _per_tensor_scale(weight)
+        if node.op_type == "ConvTranspose" and _integer_attribute(node, "group", 1) > 1:
+            axis = None  # its channels are spread over two axes
+        scales = _per_tensor_scale(weight) if axis is None else per_channel_weight_scales(weight, axis)
         if bias is not None and self._scheme.integer_bias:
             scales = _wide_enough_for_bias(scales, bias, activation.scale)
-        shape = [1] * weight.ndim
-        shape[axis] = -1
-        stretched = scales.reshape(shape) if scales.ndim else scales
-        integers = quantize_int8(weight, stretched, low=-INT8_MAX)
+        integers = quantize_int8(weight, _along(scales, axis, weight.ndim), low=-INT8_MAX)
         zeros = np.zeros(scales.shape, np.int8)
         name = str(weight_value.name)
-        node.replace_input_with(1, self._stored(node, name, integers, scales, zeros, axis % weight.ndim))
+        node.replace_input_with(1, self._stored(node, name, integers, scales, zeros, axis))
         if bias is not None and bias_value is not None and self._scheme.integer_bias:
             # LiteRT and ONNX Runtime add the bias to the accumulator, whose scale is this product.
             bias_scales = np.broadcast_to(np.float32(activation.scale) * scales, bias.shape).astype(np.float32)
@@ -157,7 +154,7 @@ class _QdqWriter:
         stored = self._initializer(f"{stem}.quantized", integers)
         scale_value = self._initializer(f"{stem}.scale", scale)
         zero_value = self._initializer(f"{stem}.zero_point", zero_point)
-        attributes = {"axis": axis} if axis is not None and np.ndim(scale) else {}
+        attributes = {} if axis is None else {"axis": axis % np.ndim(integers)}
         dequantize = ir.node(
             "DequantizeLinear", [stored, scale_value, zero_value], attributes=attributes, name=f"{stem}.dequantize"
         )
@@ -215,7 +212,18 @@ def _wide_enough_for_bias(
     if not np.isfinite(bias).all():
         raise QuantizationError("a bias is NaN or infinite")
     needed = np.abs(bias.astype(np.float64)) / (activation_scale * _INT32_ROOM)
+    if scales.ndim == 0:
+        needed = needed.max()
     return np.maximum(scales, np.maximum(needed, MIN_SCALE)).astype(np.float32)
+
+
+def _along(scales: NDArray[np.float32], axis: int | None, rank: int) -> NDArray[np.float32]:
+    """Shape scales so that they broadcast along ``axis`` of a weight with ``rank`` axes."""
+    if axis is None:
+        return scales
+    shape = [1] * rank
+    shape[axis] = -1
+    return scales.reshape(shape)
 
 
 def _per_tensor_scale(weight: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -39,14 +39,18 @@ class Scheme:
     """One set of rules for turning ranges into scales.
 
     ``outputs`` says whether results are quantized too (a kernel that writes integers) or only what is read.
+    ``fuses_residual``: a sum is fused with the convolution that feeds it, so only its other input is quantized.
+    ``weight_axes`` is the axis of per-channel weights by operator; one that is not there has one scale for all.
     """
 
     name: str
     activation_params: Callable[[float, float], QuantParams]
     operators: Mapping[str, Placement]
     fixed_outputs: Mapping[str, QuantParams]
+    weight_axes: Mapping[str, int]
     integer_bias: bool
     outputs: bool
+    fuses_residual: bool = False
 
 
 _WEIGHTED = Placement(Family.WEIGHTED)
@@ -101,6 +105,7 @@ ASYMMETRIC = Scheme(
             "Tanh": QuantParams(1 / 128, 0),
         }
     ),
+    weight_axes=MappingProxyType({"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}),
     integer_bias=True,
     outputs=True,
 )
@@ -111,8 +116,11 @@ SYMMETRIC = Scheme(
     activation_params=symmetric_int8,
     operators=MappingProxyType(_COMMON),
     fixed_outputs=MappingProxyType({}),
+    # TensorRT knows no output-channel scales for a transposed convolution (TensorRT#1694, #2380).
+    weight_axes=MappingProxyType({"Conv": 0, "Gemm": 0, "MatMul": -1}),
     integer_bias=False,
     outputs=False,
+    fuses_residual=True,
 )
 
 SCHEMES = MappingProxyType({scheme.name: scheme for scheme in (ASYMMETRIC, SYMMETRIC)})
