@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.tflite.constants import Constant, read_constant, write_constant
+from edgeopt.tflite.pictures import resize_attributes
 from edgeopt.tflite.reshaping import order_that_allows_reshape, permutation_after_reshape
-from edgeopt.tflite.rewrites import resize_attributes
 from edgeopt.tflite.shapes import Permutation, identity, inverse, permuted
 
 if TYPE_CHECKING:

@@ -1,0 +1,75 @@
+"""What slides over pictures or resizes them: attributes written out, so that nothing is left to defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from edgeopt.tflite.constants import read_array
+from edgeopt.tflite.shapes import Shape, is_known, shape_of
+
+
+def resize_attributes(node: ir.Node, source: Shape, target: Shape) -> dict[str, Any] | None:
+    """Return how a Resize of height and width maps coordinates, or ``None`` if it does more than that."""
+    other = ("antialias", "exclude_outside", "axes")
+    if len(source) != 4 or source[:2] != target[:2] or any(node.attributes.get(name) for name in other):
+        return None
+    defaults = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "half_pixel",
+        "nearest_mode": "round_prefer_floor",
+    }
+    attributes: dict[str, Any] = {name: node.attributes.get_string(name, value) for name, value in defaults.items()}
+    return attributes | {"scales": _resize_scales(node, source, target)}
+
+
+def _resize_scales(node: ir.Node, source: Shape, target: Shape) -> list[float]:
+    given = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    if given is not None and given.size == 4:
+        return [float(scale) for scale in given[2:]]
+    return [target[axis] / source[axis] for axis in (2, 3)]
+
+
+def complete_window(node: ir.Node) -> None:
+    """Conv and the pools: write out every attribute, and ``auto_pad`` as explicit pads."""
+    if len(node.outputs) > 1 and node.outputs[1].uses():
+        return
+    shape, rank = shape_of(node.inputs[0]), len(shape_of(node.inputs[0])) - 2
+    kernel = ints_of(node, "kernel_shape") or shape_of(node.inputs[1])[2:]
+    strides = ints_of(node, "strides") or [1] * rank
+    dilations = ints_of(node, "dilations") or [1] * rank
+    pads = _explicit_pads(node, shape[2:], kernel, strides, dilations)
+    if pads is None:
+        return
+    attributes = {name: attribute.value for name, attribute in node.attributes.items() if name != "auto_pad"}
+    attributes |= {"kernel_shape": list(kernel), "strides": list(strides), "dilations": list(dilations), "pads": pads}
+    node.attributes.clear()
+    for name, value in attributes.items():
+        node.attributes.add(ir.convenience.convert_attribute(name, value))
+
+
+def ints_of(node: ir.Node, name: str) -> list[int]:
+    """Return an attribute of integers, empty if the node does not have it."""
+    return list(node.attributes.getints_of(name, ()))
+
+
+def _explicit_pads(
+    node: ir.Node, sizes: Shape, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int] | None:
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return list(ints_of(node, "pads") or [0] * (2 * len(sizes)))
+    if mode == "VALID":
+        return [0] * (2 * len(sizes))
+    if not all(is_known(size) for size in sizes):
+        return None
+    before, after = [], []
+    for size, length, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = max((math.ceil(size / stride) - 1) * stride + dilation * (length - 1) + 1 - size, 0)
+        smaller, larger = total // 2, total - total // 2
+        before.append(larger if mode == "SAME_LOWER" else smaller)
+        after.append(smaller if mode == "SAME_LOWER" else larger)
+    return before + after
