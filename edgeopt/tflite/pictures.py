@@ -53,7 +53,7 @@ def complete_window(node: ir.Node) -> None:
 
 def ints_of(node: ir.Node, name: str) -> list[int]:
     """Return an attribute of integers, empty if the node does not have it."""
-    return list(node.attributes.getints_of(name, ()))
+    return list(node.attributes.get_ints(name, ()))
 
 
 def _explicit_pads(
