@@ -1,1 +1,54 @@
-"""edgeopt."""
+"""edgeopt: prune, distil and quantize a PyTorch network once; ship it as verified bundles.
+
+    import edgeopt
+
+    result = edgeopt.build("mnist5k", targets=["arm64", "x86"])
+    report = edgeopt.verify(result.bundles[0].path)
+
+Everything here is loaded when it is first used, so that ``import edgeopt`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from edgeopt.errors import EdgeoptError
+
+if TYPE_CHECKING:
+    from edgeopt.anatomy import inspect
+    from edgeopt.inspection import Inspection
+    from edgeopt.pipeline import BuildResult, BuiltBundle, build
+    from edgeopt.recipe import LoadedRecipe, load_recipe
+    from edgeopt.verdict import ParityReport, verify
+
+__all__ = [
+    "BuildResult",
+    "BuiltBundle",
+    "EdgeoptError",
+    "Inspection",
+    "LoadedRecipe",
+    "ParityReport",
+    "build",
+    "inspect",
+    "load_recipe",
+    "verify",
+]
+
+_HOME = {
+    "BuildResult": "pipeline",
+    "BuiltBundle": "pipeline",
+    "Inspection": "inspection",
+    "LoadedRecipe": "recipe",
+    "ParityReport": "verdict",
+    "build": "pipeline",
+    "inspect": "anatomy",
+    "load_recipe": "recipe",
+    "verify": "verdict",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgeopt' has no attribute {name!r}")
+    return getattr(import_module(f"edgeopt.{_HOME[name]}"), name)

@@ -29,7 +29,7 @@ from edgeopt.samples import Dataset, Sample
 from edgeopt.settings import QuantizeSettings
 from edgeopt.stage import stage
 from edgeopt.target import LoweringRequest, TargetSpec, discover_targets, find_target, load_backend
-from edgeopt.verify import ParityReport, judge_model
+from edgeopt.verdict import ParityReport, judge_model
 
 DEFAULT_OUT = Path("build")
 
@@ -396,11 +396,11 @@ class _Build:
             str(self.recipe.calibration.num_golden),
         ]  # fmt: skip
         key += _code_key(_PACKAGE / "bundle/reference.py")
-        return self._stage(f"verify-{spec.name}", "verify.py", _RUNTIMES, key, make)
+        return self._stage(f"verify-{spec.name}", "verdict.py", _RUNTIMES, key, make)
 
     def _written(self, spec: TargetSpec, lowered: LoweredModel, model: Manifest, judged: CacheEntry) -> BuiltBundle:
         from edgeopt.bundle.writer import write_bundle
-        from edgeopt.verify import report_from
+        from edgeopt.verdict import report_from
 
         parity = _read_report(judged)["parity"]
         report = None if parity is None else report_from(parity, parity["runtime"])

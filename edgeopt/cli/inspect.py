@@ -29,7 +29,7 @@ def inspect(path: Path, json_to: str | None) -> None:
 
     Its size, operators, how much of the work runs on integers, and inputs and outputs with their scales.
     """
-    from edgeopt.inspect import inspect as inspect_path
+    from edgeopt.anatomy import inspect as inspect_path
 
     inspection = inspect_path(path)
     write_json(json_to, inspection.to_json())

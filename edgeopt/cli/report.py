@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgeopt.cli.console import percent_text
 
 if TYPE_CHECKING:
-    from edgeopt.verify import OutputParity, ParityReport
+    from edgeopt.verdict import OutputParity, ParityReport
 
 VERDICT_COLUMNS = ("verdict", "worst steps", "equal", "worst SQNR", "worst cosine", "top-1")
 OUTPUT_COLUMNS = ("output", "worst steps", "on", "equal", "worst SQNR", "on", "worst cosine", "on", "top-1", "accuracy")

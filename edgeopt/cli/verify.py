@@ -12,7 +12,7 @@ from edgeopt.cli.options import json_option, verbosity_options
 from edgeopt.cli.report import OUTPUT_COLUMNS, output_cells
 
 if TYPE_CHECKING:
-    from edgeopt.verify import ParityReport
+    from edgeopt.verdict import ParityReport
 
 _EXAMPLES = """\b
 Examples:
@@ -34,7 +34,7 @@ def verify(bundle: Path, runtime: str | None, json_to: str | None, verbose: bool
     quantized network from the float one. The exit code is 0 for yes and 12 for no.
     """
     with reporting(verbose=verbose, quiet=quiet):
-        from edgeopt.verify import verify as verify_bundle
+        from edgeopt.verdict import verify as verify_bundle
 
         report = verify_bundle(bundle, runtime=runtime)
     write_json(json_to, report.to_json())

@@ -3,7 +3,7 @@
 import math
 
 from edgeopt.cli.report import OUTPUT_COLUMNS, VERDICT_COLUMNS, output_cells, verdict_cells, worst
-from edgeopt.verify import OutputParity, ParityReport
+from edgeopt.verdict import OutputParity, ParityReport
 
 
 def output(**figures: object) -> OutputParity:
