@@ -10,30 +10,29 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from onnx_ir.passes import Sequential
 from onnx_ir.passes import common as passes
-from onnxscript import optimizer, rewriter, version_converter
+from onnxscript import optimizer, rewriter
 from torch import nn
 
 from edgeopt.artifacts import FloatModel, TensorInfo
-from edgeopt.errors import ExportError, ModelError
+from edgeopt.errors import ExportError
+from edgeopt.onnx_file import check_inputs, check_shapes, open_onnx, read_onnx
 from edgeopt.samples import Sample
 from edgeopt.session import OnnxSession
 from edgeopt.settings import ExportSettings, ModelSettings
 
 # Protobuf stops at 2 GiB; from here on the weights go to a file beside the graph.
 EXTERNAL_DATA_BYTES = 1 << 30
-_OLDEST_OPSET = 13  # per-channel QuantizeLinear
 
 Answer = Callable[[Sample], Sequence[NDArray[np.generic]]]
 
@@ -51,6 +50,7 @@ def export_torch(
         ExportError: if the exporter refuses, or an output differs by more than the limit.
     """
     graph = _export(network, model, settings)
+    check_shapes(graph.graph.inputs, model, "the network")
     module = network.module() if isinstance(network, torch.export.ExportedProgram) else network
     exported = _finish(graph, model, out_dir)
     compare(torch_answer(module, model), exported, samples, settings.max_relative_error)
@@ -67,8 +67,8 @@ def import_onnx(
         ExportError: if cleaning changed an answer.
     """
     graph = read_onnx(path)
-    _check_inputs(graph, model, path)
-    original = OnnxSession(path)
+    check_inputs(graph, model, path)
+    original = open_onnx(path)
     exported = _finish(graph, model, out_dir)
 
     def answer(sample: Sample) -> Sequence[NDArray[np.generic]]:
@@ -76,28 +76,6 @@ def import_onnx(
 
     compare(answer, exported, samples, settings.max_relative_error)
     return exported
-
-
-def read_onnx(path: Path) -> ir.Model:
-    """Read an ONNX file of opset 13 or newer (older ones are converted), never reading outside its folder.
-
-    Raises:
-        ModelError: if the file is damaged or has external data elsewhere.
-    """
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
-        _check_external_data(proto, path)
-        onnx.load_external_data_for_model(proto, str(path.parent))
-        onnx.checker.check_model(proto)
-        graph = ir.from_proto(proto)
-    except ModelError:
-        raise
-    except Exception as error:  # protobuf, onnx and onnx_ir share no root for what a damaged file raises
-        raise ModelError(f"{path.name} is not an ONNX model that can be read: {error}") from error
-    opset = graph.opset_imports.get("", 0)
-    if opset < _OLDEST_OPSET:
-        version_converter.convert_version(graph, _OLDEST_OPSET, fallback=True)
-    return graph
 
 
 def compare(answer: Answer, exported: FloatModel, samples: Sequence[Sample], limit: float) -> float:
@@ -114,9 +92,12 @@ def compare(answer: Answer, exported: FloatModel, samples: Sequence[Sample], lim
     worst, where = -1.0, ""
     for sample in samples:
         actual = session.run(dict(sample.inputs))
-        for (name, got), expected in zip(actual.items(), answer(sample), strict=True):
+        answers = answer(sample)
+        if len(answers) != len(actual):
+            raise ExportError(f"the network has {len(answers)} outputs, the ONNX graph {len(actual)}: {list(actual)}")
+        for (name, got), expected in zip(actual.items(), answers, strict=True):
             error = _relative_error(expected, got)
-            if not error <= worst:  # NaN is worse than everything
+            if not (error <= worst or math.isnan(worst)):  # NaN is worse than everything
                 worst, where = error, f"output {name!r} on sample {sample.name!r}"
     if not worst <= limit:
         raise ExportError(
@@ -178,6 +159,12 @@ def _export(
 def _finish(graph: ir.Model, model: ModelSettings, out_dir: Path) -> FloatModel:
     clean(graph)
     _rename_batch(graph, model)
+    for output in graph.graph.outputs:
+        if output.dtype not in (None, ir.DataType.FLOAT):
+            raise ExportError(
+                f"output {output.name!r} is {output.dtype.numpy()}, expected float32",
+                hint="let the network end at its logits, and take the class outside of it",
+            )
     graph.producer_name, graph.producer_version = "edgeopt", ""
     path = out_dir / "model.onnx"
     size = sum(tensor.const_value.nbytes for tensor in graph.graph.initializers.values() if tensor.const_value)
@@ -238,51 +225,6 @@ def _rename_batch(graph: ir.Model, model: ModelSettings) -> None:
 def _rename_dimension(value: ir.Value, names: set[str]) -> None:
     if value.shape is not None and len(value.shape) and str(value.shape[0]) in names:
         value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
-
-
-def _check_inputs(graph: ir.Model, model: ModelSettings, path: Path) -> None:
-    names = [str(value.name) for value in graph.graph.inputs]
-    if names != list(model.inputs):
-        raise ModelError(f"{path.name} has the inputs {names}, the recipe says {list(model.inputs)}")
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph):
-        raise ModelError(
-            f"{path.name} is quantized already", hint="give the float network; edgeopt calibrates it itself"
-        )
-    for value in graph.graph.inputs:
-        expected, got = model.inputs[str(value.name)], list(value.shape or ())
-        fits = len(got) == len(expected.shape) and all(
-            not isinstance(size, int) or size == wanted for size, wanted in zip(got, expected.shape, strict=True)
-        )
-        if not fits:
-            raise ModelError(
-                f"{path.name}: input {value.name!r} has shape {got}, the recipe says {list(expected.shape)}"
-            )
-        if not expected.dynamic_batch or len(got) == 0:
-            value.shape = ir.Shape(expected.shape)
-
-
-def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
-    folder = path.parent.resolve()
-    for tensor in _tensors(proto.graph):
-        for entry in tensor.external_data:
-            if entry.key != "location":
-                continue
-            location = folder / entry.value
-            if os.path.isabs(entry.value) or not location.resolve().is_relative_to(folder) or not location.is_file():
-                raise ModelError(f"{path.name}: the data of {tensor.name!r} must lie beside it, got {entry.value!r}")
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for subgraph in attribute.graphs:
-                yield from _tensors(subgraph)
 
 
 def _tensor_info(value: ir.Value) -> TensorInfo:

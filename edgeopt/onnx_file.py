@@ -1,0 +1,121 @@
+"""``.onnx`` files as they come from users: read without reaching outside their folder, checked against the recipe."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnxscript import version_converter
+
+from edgeopt.errors import ModelError
+from edgeopt.session import OnnxSession
+from edgeopt.settings import ModelSettings
+
+_OLDEST_OPSET = 13  # per-channel QuantizeLinear
+_QUANTIZED = re.compile("QuantizeLinear|^QLinear|Integer$|^QGemm$")
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """Read an ONNX file of opset 13 or newer (older ones are converted), never reading outside its folder.
+
+    Raises:
+        ModelError: if the file is damaged or has external data elsewhere.
+    """
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+        _check_external_data(proto, path)
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        onnx.checker.check_model(proto)
+        graph = ir.from_proto(proto)
+    except ModelError:
+        raise
+    except Exception as error:  # protobuf, onnx and onnx_ir share no root for what a damaged file raises
+        raise ModelError(f"{path.name} is not an ONNX model that can be read: {error}") from error
+    opset = graph.opset_imports.get("", 0)
+    if opset < _OLDEST_OPSET:
+        version_converter.convert_version(graph, _OLDEST_OPSET, fallback=True)
+    return graph
+
+
+def open_onnx(path: Path) -> OnnxSession:
+    """Load an ONNX file in ONNX Runtime.
+
+    Raises:
+        ModelError: if it has an operator that ONNX Runtime does not know.
+    """
+    try:
+        return OnnxSession(path)
+    except Exception as error:  # ONNX Runtime's errors share no root
+        raise ModelError(f"ONNX Runtime cannot run {path.name}: {error}") from error
+
+
+def check_inputs(graph: ir.Model, model: ModelSettings, path: Path) -> None:
+    """Check the inputs of a file against the recipe and give them the recipe's batch, in place.
+
+    Raises:
+        ModelError: if they have other names, shapes or types, or the file is quantized.
+    """
+    # Files of the older format list their weights among the inputs.
+    values = [value for value in graph.graph.inputs if value.name not in graph.graph.initializers]
+    names = [str(value.name) for value in values]
+    if names != list(model.inputs):
+        raise ModelError(f"{path.name} has the inputs {names}, the recipe says {list(model.inputs)}")
+    if any(_QUANTIZED.search(node.op_type) for node in graph.graph):
+        raise ModelError(
+            f"{path.name} is quantized already", hint="give the float network; edgeopt calibrates it itself"
+        )
+    check_shapes(values, model, path.name)
+    for value in values:
+        expected = model.inputs[str(value.name)]
+        batch = value.shape[0] if expected.dynamic_batch and value.shape else 1
+        value.shape = ir.Shape([batch, *expected.shape[1:]])
+
+
+def check_shapes(values: Iterable[ir.Value], model: ModelSettings, where: str) -> None:
+    """Check shapes and types of inputs against the recipe; ``where`` is what messages call their graph.
+
+    Raises:
+        ModelError: naming the first that differs.
+    """
+    for value in values:
+        expected, got = model.inputs[str(value.name)], list(value.shape or ())
+        fits = len(got) == len(expected.shape) and all(
+            not isinstance(size, int) or size == wanted for size, wanted in zip(got, expected.shape, strict=True)
+        )
+        if not fits:
+            raise ModelError(f"{where}: input {value.name!r} has shape {got}, the recipe says {list(expected.shape)}")
+        if value.dtype != ir.DataType.FLOAT:
+            raise ModelError(f"{where}: input {value.name!r} is {value.dtype}, expected FLOAT")
+        if expected.dynamic_batch and isinstance(got[0], int):
+            raise ModelError(
+                f"{where}: input {value.name!r} has a batch of {got[0]}, the recipe says that it is dynamic",
+                hint="export it with a dynamic batch, or write dynamic_batch = false",
+            )
+
+
+def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in _tensors(proto.graph):
+        for entry in tensor.external_data:
+            if entry.key != "location":
+                continue
+            location = folder / entry.value
+            if os.path.isabs(entry.value) or not location.resolve().is_relative_to(folder) or not location.is_file():
+                raise ModelError(f"{path.name}: the data of {tensor.name!r} must lie beside it, got {entry.value!r}")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from _tensors(subgraph)
