@@ -26,11 +26,11 @@ from edgeopt.stage import track
 def calibrate(
     source: FloatModel, tensors: Sequence[str], samples: Iterable[Sample], num_samples: int, out_dir: Path
 ) -> tuple[Ranges, tuple[str, ...]]:
-    """Observe ``tensors`` on every sample; return their ranges and the samples' digests, sorted.
+    """Observe ``tensors`` and all inputs and outputs on every sample; return ranges and the samples' digests, sorted.
 
     Args:
         source: the float graph.
-        tensors: names of tensors in it; graph inputs among them are observed too.
+        tensors: names of tensors in it, those that some scheme quantizes.
         samples: checked samples (see :func:`edgeopt.dataset.checked_samples`).
         num_samples: how many there are, for the progress bar.
         out_dir: where ``ranges.json`` is written.
@@ -38,8 +38,9 @@ def calibrate(
     Raises:
         DataError: if there are no samples, a tensor is not finite, or an input never changes.
     """
-    session = _observing_session(source, tensors)
-    observers = {name: MinMaxObserver() for name in tensors}
+    border = (tensor.name for tensor in (*source.inputs, *source.outputs))
+    observers = {name: MinMaxObserver() for name in dict.fromkeys((*tensors, *border))}
+    session = _observing_session(source, tuple(observers))
     digests: list[str] = []
     for sample in track(samples, total=num_samples, description="calibrate"):
         digests.append(sample_digest(sample))
