@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from edgeopt.calibration.mnist5k.preprocess import open_dataset, split_rows
 
+from edgeopt.calibration.mnist5k.preprocess import open_dataset, split_rows
 from edgeopt.errors import DataError, MissingDependencyError, RecipeError
 from edgeopt.samples import Dataset, Split
 from edgeopt.settings import InputSettings

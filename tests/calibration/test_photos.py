@@ -7,10 +7,10 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from edgeopt.calibration.photos import preprocess
-from edgeopt.calibration.photos.preprocess import crop_box, open_dataset
 from PIL import Image
 
+from edgeopt.calibration.photos import preprocess
+from edgeopt.calibration.photos.preprocess import crop_box, open_dataset
 from edgeopt.errors import DataError, MissingDependencyError, RecipeError
 from edgeopt.samples import Dataset, Split
 from edgeopt.settings import InputSettings

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgeopt.calibration.mnist5k.preprocess import open_dataset
 
 from edgeopt.artifacts import TorchModel
+from edgeopt.calibration.mnist5k.preprocess import open_dataset
 from edgeopt.compress.distill import distill_stage
 from edgeopt.compress.prune import prune_stage
 from edgeopt.compress.rebuild import rebuild

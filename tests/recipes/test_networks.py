@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from edgeopt.calibration.photos.preprocess import open_dataset
 
+from edgeopt.calibration.photos.preprocess import open_dataset
 from edgeopt.settings import InputSettings
 
 CHECKPOINTS = {

@@ -4,11 +4,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import parser
+from tensorrt_graphs import ADVISED, BREAKING, CONFORMING, KEEPING, PAIR, changed
+
 from edgeopt.targets.cuda.profile import ShapeProfile
 from edgeopt.targets.cuda.rules import RECOMMENDATIONS, RULES, recommendations, violations
 from edgeopt.targets.cuda.support_rules import oldest_tensorrt, support_matrix
-from onnx import parser
-from tensorrt_graphs import ADVISED, BREAKING, CONFORMING, KEEPING, PAIR, changed
 
 
 def rules_broken(model: onnx.ModelProto, **profiles: ShapeProfile) -> set[int]:

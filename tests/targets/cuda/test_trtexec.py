@@ -3,11 +3,11 @@
 import shlex
 
 import pytest
-from edgeopt.targets.cuda.profile import ShapeProfile, batch_profiles
-from edgeopt.targets.cuda.trtexec import shape_flags, trtexec_command
 
 from edgeopt.artifacts import TensorInfo
 from edgeopt.errors import UsageError
+from edgeopt.targets.cuda.profile import ShapeProfile, batch_profiles
+from edgeopt.targets.cuda.trtexec import shape_flags, trtexec_command
 
 IMAGE = TensorInfo("image", "float32", ("N", 3, 224, 224))
 STATE = TensorInfo("state", "float32", ("N", 8))
