@@ -18,6 +18,7 @@ import onnx_ir as ir
 from edgeopt.affine import QuantParams
 from edgeopt.artifacts import TensorRange
 from edgeopt.errors import QuantizationError, did_you_mean
+from edgeopt.quantize.agreement import agreeing_params
 from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
 
@@ -52,7 +53,8 @@ def quantized_nodes(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings)
         if placement is None or node in absorbed or node.name in settings.float_nodes or not _is_quantizable(node):
             continue
         activation = _activation_after(node)
-        if activation is not None and placement.family in (Family.WEIGHTED, Family.RESCALING):
+        absorbs = placement.family in (Family.WEIGHTED, Family.RESCALING)
+        if activation is not None and absorbs and activation.name not in settings.float_nodes:
             absorbed.add(activation)
             writes = tuple(activation.outputs)
         else:
@@ -75,6 +77,8 @@ def activation_params(
 ) -> dict[ir.Value, QuantParams]:
     """Return scale and zero-point of every quantized tensor, equal within a group that shares one scale.
 
+    Where the scheme's kernels write integers, scales are widened until all runtimes round alike.
+
     Raises:
         QuantizationError: if a tensor has no range.
     """
@@ -95,11 +99,16 @@ def activation_params(
         if shares and scheme.outputs:
             groups.join(members)
     params: dict[ir.Value, QuantParams] = {}
+    free: dict[ir.Value, list[ir.Value]] = {}
     for members in groups:
         given = next((fixed[value] for value in members if value in fixed), None)
         chosen = given or scheme.activation_params(*_joint_range(members, ranges))
         params.update(dict.fromkeys(members, chosen))
-    return params
+        if given is None:
+            free.update(dict.fromkeys(members, members))
+    if not scheme.outputs:
+        return params
+    return agreeing_params([(item.node, item.writes[0]) for item in nodes], params, free)
 
 
 def _touched(item: QuantizedNode, scheme: Scheme) -> Iterator[ir.Value]:
@@ -123,7 +132,7 @@ def _is_quantizable(node: ir.Node) -> bool:
     if node.op_type in _WEIGHTED:
         weight = node.inputs[1]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        constant = weight is not None and weight.const_value is not None
+        constant = weight is not None and weight.const_value is not None and len(weight.const_value.shape) > 1
         return constant and first.const_value is None and (bias is None or bias.const_value is not None)
     if node.op_type in ("Add", "Sub", "Mul"):
         return any(value is not None and value.const_value is None for value in node.inputs)

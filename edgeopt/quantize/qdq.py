@@ -209,8 +209,6 @@ def _wide_enough_for_bias(
     scales: NDArray[np.float32], bias: NDArray[np.float32], activation_scale: float
 ) -> NDArray[np.float32]:
     """Widen the weight scale of a channel whose bias would not fit int32: its weights are as good as zero."""
-    if not np.isfinite(bias).all():
-        raise QuantizationError("a bias is NaN or infinite")
     needed = np.abs(bias.astype(np.float64)) / (activation_scale * _INT32_ROOM)
     if scales.ndim == 0:
         needed = needed.max()
@@ -238,7 +236,10 @@ def _typed(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | Non
 def _array(value: ir.Value) -> NDArray[np.float32]:
     if value.const_value is None:
         raise QuantizationError(f"{value.name!r} is not a constant")
-    return np.asarray(value.const_value.numpy(), np.float32)
+    data = np.asarray(value.const_value.numpy(), np.float32)
+    if not np.isfinite(data).all():
+        raise QuantizationError(f"constant {value.name!r} has NaN or infinite values")
+    return data
 
 
 def _given(node: ir.Node, index: int) -> ir.Value:

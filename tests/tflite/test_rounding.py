@@ -1,4 +1,4 @@
-"""The formulas of edgeopt.tflite.rounding against the runtimes themselves, on every pair of int8 inputs."""
+"""The formulas of edgeopt.quantize.rounding against the runtimes themselves, on every pair of int8 inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tflite_graphs import GraphWriter
 from tflite_runtimes import lowered, run_onnx, run_tflite
 
 from edgeopt.affine import QuantParams, dequantize
-from edgeopt.tflite.rounding import (
+from edgeopt.quantize.rounding import (
     add_in_onnxruntime,
     add_in_xnnpack,
     additions_agree,
