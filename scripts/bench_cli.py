@@ -1,0 +1,139 @@
+"""The command line of ``scripts/bench``: which sections to measure, on which networks, and how to show the figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench_build import build_figures, footprint_figures
+from bench_calibration import calibration_figures
+from bench_figures import Figure, as_json, read_goals, table, verdict
+from bench_latency import latency_figures
+from bench_network import Network, NotMeasured
+from bench_parity import agreement_figures, parity_figures
+from bench_timing import load
+
+_NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "build": ("efficientnet_lite0",),
+    "calibration": ("efficientnet_lite0",),
+    "parity": ("efficientnet_lite0", "mobilenet_v2", "mnist5k"),
+    "latency": ("efficientnet_lite0", "mobilenet_v2"),
+    "agreement": ("efficientnet_lite0", "mobilenet_v2"),
+    "footprint": ("efficientnet_lite0", "mobilenet_v2"),
+}
+_PACKAGES = ("edgeopt", "onnxruntime", "ai-edge-litert", "torch", "numpy")
+_COUNTS = (
+    ("--samples", 100, "held-out samples"),
+    ("--rounds", 40, "rounds of ten inferences for latency"),
+    ("--calibration-samples", 128, "at most so many calibration samples"),
+    ("--calibration-rounds", 5, "rounds of each calibrator"),
+)
+_EPILOG = """\
+sections:
+  build         a whole build from nothing and an unchanged rebuild: time and memory
+  calibration   min/max beside ONNX Runtime's calibrator and plain inference, paired
+  parity        the arm64 against the x86 bundle in their runtimes, value by value
+  latency       int8 against float on one thread, paired; integer kernels; the peer
+  agreement     each bundle against the float network: class and noise
+  footprint     sizes of files, multiplications on integers
+  all           every one of them
+
+examples:
+  scripts/bench all --json bench.json
+  scripts/bench parity agreement --samples 300
+  scripts/bench latency --network mobilenet_v2 --rounds 100
+  scripts/bench footprint --network my.toml --work build/bench
+  scripts/bench latency --peer-python /path/to/peer/bin/python
+
+The peer is litert-torch with ai-edge-quantizer, in an environment of its own (Python 3.11; tried with litert-torch
+0.10.0, ai-edge-quantizer 0.10.0, torch 2.13.0). Install torch first, in a build for CPUs if you have no GPU:
+  python3 -m venv /path/to/peer
+  /path/to/peer/bin/pip install torch==2.13.0
+  /path/to/peer/bin/pip install litert-torch ai-edge-quantizer
+
+Times depend on what else the machine does: the table shows its load. Ratios come from runs in turns and suffer less.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and return 1 if ``--check`` was given and a goal was not shown to be met."""
+    options = _parser().parse_args(arguments)
+    goals = read_goals()
+    with tempfile.TemporaryDirectory(prefix="edgeopt-bench-") as scratch:
+        figures = list(_measured(options, options.work or Path(scratch)))
+    sys.stdout.write(table(figures, goals))
+    if options.json is not None:
+        content = as_json(figures, goals, _facts())
+        options.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    verdicts = {verdict(figure, goals.get(figure.key)) for figure in figures}
+    return 1 if options.check and verdicts & {"missed", "not measured"} else 0
+
+
+def _measured(options: argparse.Namespace, work: Path) -> Iterator[Figure]:
+    networks: dict[str, Network] = {}
+    sections = list(_NETWORKS) if "all" in options.sections else list(dict.fromkeys(options.sections))
+    for section in sections:
+        for reference in options.network or _NETWORKS[section]:
+            network = networks.setdefault(reference, Network(reference, work))
+            sys.stderr.write(f"{section} {network.name} ({load()}) ...\n")
+            try:
+                yield from _section(section, network, options)
+            except NotMeasured as reason:
+                yield Figure(section, network.name, "-", None, "", str(reason))
+
+
+def _section(section: str, network: Network, options: argparse.Namespace) -> Iterator[Figure]:
+    if section == "build":
+        return build_figures(network)
+    if section == "calibration":
+        return calibration_figures(network, options.calibration_samples, options.calibration_rounds)
+    if section == "parity":
+        return parity_figures(network, options.samples)
+    if section == "latency":
+        return latency_figures(network, options.samples, options.rounds, options.peer_python)
+    if section == "agreement":
+        return agreement_figures(network, options.samples)
+    return footprint_figures(network)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure edgeopt and show each figure beside its goal. Every figure comes from this one run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sections", nargs="+", metavar="SECTION", choices=(*_NETWORKS, "all"), help="what to measure")
+    parser.add_argument(
+        "--network", action="append", metavar="RECIPE", help="on which network, repeatable [each section's own]"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures, limits and verdicts to FILE")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed or a figure is missing")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep what is built there and use it again")
+    for name, default, text in _COUNTS:
+        parser.add_argument(name, type=_positive, default=default, metavar="N", help=f"{text} [{default}]")
+    parser.add_argument("--peer-python", type=Path, metavar="PATH", help="a Python with litert-torch, see below")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _facts() -> dict[str, Any]:
+    return {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "load": load(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }
