@@ -42,9 +42,12 @@ def replace_folder(new: Path, target: Path) -> None:
 
     Where the system can exchange two names in one step (Linux), no moment is without a ``target``.
     """
-    if not target.exists():
+    try:
         new.rename(target)
         return
+    except OSError:
+        if not target.exists():
+            raise
     if not _exchange(new, target):
         old = target.with_name(f".{target.name}.{os.getpid()}.old")
         target.rename(old)

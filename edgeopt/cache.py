@@ -59,13 +59,17 @@ class Cache:
                     return CacheEntry(folder, hit=True)
                 logger.warning("%s is damaged and is built again", folder.name)
             work = folder.with_name(f".{folder.name}.work")
-            if not resumable or self.force:
-                shutil.rmtree(work, ignore_errors=True)
+            if not resumable or self.force or not work.is_dir():
+                _remove(work)
             work.mkdir(exist_ok=True)
-            make(work)
-            _seal(work)
-            if folder.exists():
-                shutil.rmtree(folder)
+            try:
+                make(work)
+                _seal(work)
+            except BaseException:
+                if not resumable:  # a disk that is full needs the room
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
+            _remove(folder)
             work.rename(folder)
         return CacheEntry(folder, hit=False)
 
@@ -74,9 +78,17 @@ def is_intact(folder: Path) -> bool:
     """Return whether every file of a result is what it was when the result was made."""
     try:
         listed = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))["files"]
-        return all(sha256_file(folder / name) == digest for name, digest in listed.items())
+        return bool(listed) and all(sha256_file(folder / name) == digest for name, digest in listed.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or whatever else stands in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _seal(folder: Path) -> None:

@@ -58,27 +58,30 @@ class RuntimeMissing(Exception):
 
 
 def sqnr_db(reference: Array, actual: Array) -> float:
-    """Return the signal-to-quantization-noise ratio in dB, within +-200; NaN if a value is NaN."""
+    """Return the signal-to-quantization-noise ratio in dB, within +-200; NaN if a value is NaN or infinite."""
     reference = np.asarray(reference, np.float64).ravel()
-    noise = float(np.sum((reference - np.asarray(actual, np.float64).ravel()) ** 2))
-    signal = float(np.sum(reference**2))
-    if math.isnan(noise) or math.isnan(signal):
+    actual = np.asarray(actual, np.float64).ravel()
+    if not (np.isfinite(reference).all() and np.isfinite(actual).all()):
         return math.nan
+    noise = float(np.sum((reference - actual) ** 2))
+    signal = float(np.sum(reference**2))
     if noise == 0.0:
         return MAX_SQNR_DB
-    if signal == 0.0:
+    if signal / noise == 0.0:
         return -MAX_SQNR_DB
     return max(-MAX_SQNR_DB, min(MAX_SQNR_DB, 10.0 * math.log10(signal / noise)))
 
 
 def cosine(reference: Array, actual: Array) -> float:
-    """Return the cosine between two arrays; 1 for two zero arrays, 0 if one is zero, NaN if a value is NaN."""
+    """Return the cosine between two arrays; 1 for two zero arrays, 0 if one is zero, NaN for NaN and infinity."""
     a = np.asarray(reference, np.float64).ravel()
     b = np.asarray(actual, np.float64).ravel()
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     if norms == 0.0:
         return 1.0 if not (a.any() or b.any()) else 0.0
-    return float(np.dot(a, b)) / norms
+    return max(-1.0, min(1.0, float(np.dot(a, b)) / norms))
 
 
 def to_steps(values: Array, facts: Facts) -> Array:
@@ -225,9 +228,9 @@ def _judge_output(facts: Facts, answers: list[Array], golden: Arrays, names: lis
     quantized, reference = golden["quantized/" + name], golden["float/" + name]
     steps, ratios, cosines, equal, agree = [], [], [], 0, 0
     for index, answer in enumerate(answers):
-        difference = np.abs(to_steps(answer, facts) - to_steps(quantized[index], facts))
+        difference = _difference(to_steps(answer, facts), to_steps(quantized[index], facts))
         # Outputs that stay float are compared in parts of a step; less than a thousandth is rounding, not a step.
-        steps.append(float("nan") if np.isnan(difference).any() else math.ceil(float(difference.max()) - 1e-3))
+        steps.append(math.nan if np.isnan(difference).any() else math.ceil(float(difference.max()) - 1e-3))
         equal += int(np.count_nonzero(difference < 1e-3))
         real = to_real(answer, facts)
         ratios.append(sqnr_db(reference[index], real))
@@ -254,6 +257,12 @@ def _judge_output(facts: Facts, answers: list[Array], golden: Arrays, names: lis
     return report
 
 
+def _difference(actual: Array, expected: Array) -> Array:
+    """Return how far apart two answers are; NaN where one is NaN or infinite."""
+    finite = np.isfinite(actual) & np.isfinite(expected)
+    return np.where(finite, np.abs(np.where(finite, actual, 0) - np.where(finite, expected, 0)), math.nan)
+
+
 def _worst(figures: list[float], choose: Callable[[list[float]], float]) -> int:
     """Return the index of the worst figure; NaN is worse than everything."""
     for index, figure in enumerate(figures):
@@ -270,7 +279,7 @@ def _number(figure: float) -> float | None:
 def _failures(report: Facts, limits: Facts, judge_steps: bool, num_samples: int) -> Iterator[str]:
     name, agreement = report["name"], report["top1_agreement"]
     if None in (report["max_steps"], report["sqnr_db"], report["cosine"]):
-        yield f"{name}: NaN on sample {report['worst_sample']}"
+        yield f"{name}: NaN or infinite on sample {report['worst_sample']}"
         return
     if judge_steps and report["max_steps"] > limits["max_steps"]:
         where = f"on sample {report['worst_steps_sample']}, limit {limits['max_steps']}"
@@ -308,14 +317,21 @@ def read_bundle(folder: str) -> Facts:
     try:
         with open(path, encoding="utf-8") as stream:
             manifest: Facts = json.load(stream)
-        version, files, digest = manifest["schema_version"], manifest["files"], manifest["digest"]
+        version, digest = manifest["schema_version"], manifest["digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleDamaged(f"{path} cannot be read: {error}") from error
     if version != SCHEMA_VERSION:
         raise BundleDamaged(f"bundle.json has schema version {version}, this tool reads {SCHEMA_VERSION}")
-    if digest != manifest_digest(manifest):
+    try:
+        is_as_built = digest == manifest_digest(manifest)
+    except ValueError:  # NaN, which we never write
+        is_as_built = False
+    if not is_as_built:
         raise BundleDamaged("bundle.json was changed after it was built")
-    for name, facts in files.items():
+    for needed in (manifest["model"]["file"], "golden.npz"):
+        if needed not in manifest["files"]:
+            raise BundleDamaged(f"bundle.json does not list {needed}")
+    for name, facts in manifest["files"].items():
         if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
             raise BundleDamaged(f"bundle.json names a file outside the bundle: {name}")
         _check_file(os.path.join(folder, name), name, facts)
