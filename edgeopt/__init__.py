@@ -18,8 +18,9 @@ from edgeopt.errors import EdgeoptError
 if TYPE_CHECKING:
     from edgeopt.anatomy import inspect
     from edgeopt.inspection import Inspection
-    from edgeopt.pipeline import BuildResult, BuiltBundle, build
+    from edgeopt.pipeline import BuildResult, build
     from edgeopt.recipe import LoadedRecipe, load_recipe
+    from edgeopt.target_stages import BuiltBundle
     from edgeopt.verdict import ParityReport, verify
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
 
 _HOME = {
     "BuildResult": "pipeline",
-    "BuiltBundle": "pipeline",
+    "BuiltBundle": "target_stages",
     "Inspection": "inspection",
     "LoadedRecipe": "recipe",
     "ParityReport": "verdict",

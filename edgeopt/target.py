@@ -20,14 +20,16 @@ from edgeopt.inspection import Border, Inspection
 
 _PACKAGE = "edgeopt.targets"
 
+Layout = Literal["NCHW", "NHWC"]
+
 
 @dataclass(frozen=True)
 class TargetSpec:
     """The facts of one target, as ``target.toml`` states them.
 
     ``round_to`` is how many channels its kernels handle at once: pruned widths are multiples of it. ``image_layout``
-    is how its model takes images. ``runtime_package`` is what its bundle is verified with here, and ``max_steps`` how
-    far from the quantized reference its kernels may answer.
+    is how its model takes images, ``""`` as the network does. ``runtime_package`` is what its bundle is verified with
+    here, and ``max_steps`` how far from the quantized reference its kernels may answer.
     """
 
     name: str
@@ -39,7 +41,7 @@ class TargetSpec:
     model_format: Literal["tflite", "onnx"]
     round_to: int
     max_steps: int
-    image_layout: Literal["NCHW", "NHWC"]
+    image_layout: Literal["NCHW", "NHWC", ""]
     device_note: str
     folder: Path
 
@@ -50,11 +52,9 @@ class TargetSpec:
 
 @dataclass(frozen=True)
 class LoweringRequest:
-    """What a recipe asks of a lowering: layout of image inputs by name, the batch sizes, and the model's name."""
+    """What a recipe asks of a lowering: the layout of image inputs by name, and the largest dynamic batch."""
 
-    name: str
-    input_layouts: Mapping[str, Literal["NCHW", "NHWC"]]
-    dynamic_batch: bool
+    input_layouts: Mapping[str, Layout]
     max_batch: int
 
 

@@ -1,0 +1,241 @@
+"""The stages that all targets share: from the model to one QDQ graph a scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo, TorchModel
+from edgeopt.cache import CacheEntry
+from edgeopt.dataset import DatasetFolder, checked_samples, find_dataset
+from edgeopt.provenance import fingerprint, model_files
+from edgeopt.recipe import LoadedRecipe
+from edgeopt.runner import ONNX, TORCH, StageRunner, entry_digest, read_report, save_report, settings_key
+from edgeopt.samples import Dataset, Sample, Split
+from edgeopt.settings import QuantizeSettings
+from edgeopt.target import discover_targets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class SharedStages:
+    """One recipe's stages up to the QDQ graph; each is made at most once, when the first target asks for it."""
+
+    def __init__(self, loaded: LoadedRecipe, runner: StageRunner) -> None:
+        self.recipe = loaded.recipe
+        self.runner = runner
+        self.dataset: DatasetFolder = find_dataset(self.recipe.calibration, loaded.folder)
+        self.model_files = model_files(self.recipe.model, loaded.folder)
+        self._folder = loaded.folder
+        self._qdq: dict[tuple[str, str], tuple[QdqModel, CacheEntry]] = {}
+        self._compressions: dict[str, CacheEntry] = {}
+
+    # ------------------------------------------------------------ PyTorch: train, prune, distil
+
+    @cached_property
+    def teacher(self) -> tuple[TorchModel, CacheEntry | None]:
+        """The network as the recipe gives it, trained if the recipe says so."""
+        settings = self.recipe.train
+        if settings is None:
+            return TorchModel(), None
+
+        def make(folder: Path) -> str:
+            from edgeopt.compress.train import train_stage
+
+            _, report = train_stage(
+                self._rebuild, TorchModel(), self._open("train"), self._open("held_out"), settings, folder
+            )
+            save_report(folder, asdict(report))
+            return f"{report.held_out_score:.1%} on {report.num_held_out} held-out samples"
+
+        key = [*self.source_key, *self.dataset.key(), settings_key(settings)]
+        entry = self.runner.run("train", "compress/train.py", TORCH, key, make, resumable=True)
+        self._compressions["train"] = entry
+        return TorchModel(weights=entry.folder / "weights.safetensors"), entry
+
+    @cached_property
+    def student(self) -> tuple[TorchModel, CacheEntry | None]:
+        """The network that is exported: the teacher, pruned and distilled if the recipe says so."""
+        teacher, teacher_entry = self.teacher
+        settings = self.recipe.prune
+        if settings is None:
+            return teacher, teacher_entry
+        # All targets count, asked for or not: one network serves them all, and it must not depend on the command line.
+        round_to = settings.round_to or max(spec.round_to for spec in discover_targets().values())
+
+        def make(folder: Path) -> str:
+            from edgeopt.compress.prune import prune_stage
+            from edgeopt.source import example_inputs
+
+            inputs = example_inputs(self.recipe.model)
+            _, report = prune_stage(self._rebuild, teacher, inputs, settings, round_to, folder)
+            save_report(folder, asdict(report))
+            before, after = report.before, report.after
+            return (
+                f"{before.num_parameters:,} -> {after.num_parameters:,} parameters, "
+                f"{before.num_macs:,} -> {after.num_macs:,} MACs"
+            )
+
+        key = [*self.source_key, entry_digest(teacher_entry), settings_key(settings), str(round_to)]
+        entry = self.runner.run("prune", "compress/prune.py", TORCH, key, make)
+        self._compressions["prune"] = entry
+        pruned = TorchModel(entry.folder / "pruning.json", entry.folder / "weights.safetensors")
+        return (pruned, entry) if self.recipe.distill is None else self._distilled(pruned, entry, teacher)
+
+    def _distilled(
+        self, student: TorchModel, student_entry: CacheEntry, teacher: TorchModel
+    ) -> tuple[TorchModel, CacheEntry]:
+        settings = self.recipe.distill
+        assert settings is not None
+
+        def make(folder: Path) -> str:
+            from edgeopt.compress.distill import distill_stage
+
+            train_set, held_out = self._open("train"), self._open("held_out")
+            _, report = distill_stage(self._rebuild, student, teacher, train_set, held_out, settings, folder)
+            save_report(folder, asdict(report))
+            return f"{report.held_out_score:.1%} on {report.num_held_out} held-out samples"
+
+        key = [
+            *self.source_key,
+            entry_digest(student_entry),
+            entry_digest(self.teacher[1]),
+            *self.dataset.key(),
+            settings_key(settings),
+        ]
+        entry = self.runner.run("distill", "compress/distill.py", TORCH, key, make, resumable=True)
+        self._compressions["distill"] = entry
+        return TorchModel(student.pruning, entry.folder / "weights.safetensors"), entry
+
+    # ------------------------------------------------------------ ONNX: export, calibrate, quantize
+
+    @cached_property
+    def float_model(self) -> tuple[FloatModel, CacheEntry]:
+        """The clean float graph that was compared with its source."""
+        model, settings = self.recipe.model, self.recipe.export
+        student, student_entry = self.student
+
+        def make(folder: Path) -> str:
+            from edgeopt.export import export_torch, import_onnx
+            from edgeopt.source import load_exported_program
+
+            samples = self._samples("calibration", min(settings.num_samples, self.recipe.calibration.num_samples))
+            if model.path is not None and model.path.suffix == ".onnx":
+                exported = import_onnx(model.path, model, settings, samples, folder)
+            else:
+                network = load_exported_program(model.path) if model.path else self._rebuild(student)
+                exported = export_torch(network, model, settings, samples, folder)
+            save_report(
+                folder, {side: [asdict(info) for info in getattr(exported, side)] for side in ("inputs", "outputs")}
+            )
+            return f"{exported.path.stat().st_size:,} bytes of float ONNX"
+
+        key = [*self.source_key, entry_digest(student_entry), *self.dataset.key(), settings_key(settings)]
+        entry = self.runner.run("export", "export.py", (*TORCH, *ONNX), key, make)
+        border = read_report(entry)
+        inputs, outputs = (tuple(map(_tensor_info, border[side])) for side in ("inputs", "outputs"))
+        return FloatModel(entry.folder / "model.onnx", inputs, outputs), entry
+
+    @cached_property
+    def calibration(self) -> CacheEntry:
+        """The calibration statistics that every scheme and target shares."""
+        source, source_entry = self.float_model
+        settings = self.recipe.calibration
+
+        def make(folder: Path) -> str:
+            import onnx_ir as ir
+
+            from edgeopt.calibrate.statistics import calibrate
+            from edgeopt.quantize.placement import quantized_tensors
+            from edgeopt.quantize.scheme import SCHEMES
+
+            graph = ir.load(source.path).graph
+            everything = QuantizeSettings()
+            tensors = [name for item in SCHEMES.values() for name in quantized_tensors(graph, item, everything)]
+            dataset, inputs = self._open("calibration"), self.recipe.model.inputs
+            samples = checked_samples(dataset, settings.num_samples, inputs, "calibration")
+            found, _ = calibrate(source, tuple(dict.fromkeys(tensors)), samples, settings.num_samples, folder)
+            return f"{len(found.tensors)} tensors over {found.num_samples} samples"
+
+        key = [entry_digest(source_entry), *self.dataset.key(), str(settings.num_samples), settings.method]
+        return self.runner.run("calibrate", "calibrate/statistics.py", ONNX, key, make)
+
+    def ranges(self) -> tuple[Ranges, tuple[str, ...]]:
+        """Read the calibration statistics, and the digests of the samples that they come from."""
+        from edgeopt.calibrate.statistics import read_ranges
+
+        return read_ranges(self.calibration.folder / "ranges.json")
+
+    @cached_property
+    def reference(self) -> CacheEntry:
+        """What the float graph answers on the held-out samples."""
+        source, source_entry = self.float_model
+        ranges_entry = self.calibration
+        num_held_out = self.recipe.calibration.num_held_out
+
+        def make(folder: Path) -> str:
+            from edgeopt.bundle.golden import save_golden
+            from edgeopt.bundle.reference import float_reference
+
+            save_golden(float_reference(source, self.held_out, self.ranges()[1]), folder / "reference.npz")
+            return f"{num_held_out} held-out samples"
+
+        key = [
+            entry_digest(source_entry),
+            entry_digest(ranges_entry),
+            *self.dataset.key(),
+            settings_key(self.recipe.calibration),
+        ]
+        return self.runner.run("reference", "bundle/reference.py", ONNX, key, make)
+
+    def qdq(self, scheme_name: str, settings: QuantizeSettings) -> tuple[QdqModel, CacheEntry]:
+        """The QDQ graph of one scheme, made once for all targets that share it."""
+        source, source_entry = self.float_model
+        ranges_entry = self.calibration
+
+        def make(folder: Path) -> str:
+            from edgeopt.quantize.qdq import quantize
+            from edgeopt.quantize.scheme import scheme_named
+
+            made = quantize(source, self.ranges()[0], scheme_named(scheme_name), settings, folder)
+            return f"{made.path.stat().st_size:,} bytes of QDQ ONNX"
+
+        known = (scheme_name, settings_key(settings))
+        if known not in self._qdq:
+            key = [entry_digest(source_entry), entry_digest(ranges_entry), scheme_name, settings_key(settings)]
+            entry = self.runner.run(f"quantize-{scheme_name}", "quantize/qdq.py", ONNX, key, make)
+            self._qdq[known] = QdqModel(entry.folder / "model.onnx", scheme_name), entry
+        return self._qdq[known]
+
+    @cached_property
+    def held_out(self) -> list[Sample]:
+        """The samples that judge, read once for all targets."""
+        return self._samples("held_out", self.recipe.calibration.num_held_out)
+
+    @cached_property
+    def source_key(self) -> tuple[str, ...]:
+        """What stands for the network as the recipe names it."""
+        return (*fingerprint(self.model_files), settings_key(self.recipe.model))
+
+    def _open(self, split: Split) -> Dataset:
+        return self.dataset.open(split, self.recipe.model.inputs)
+
+    def _samples(self, split: Split, count: int) -> list[Sample]:
+        return list(checked_samples(self._open(split), count, self.recipe.model.inputs, split))
+
+    def _rebuild(self, artifact: TorchModel) -> nn.Module:
+        from edgeopt.compress.rebuild import rebuild
+
+        return rebuild(self.recipe.model, self._folder, artifact)
+
+    def history(self) -> dict[str, object]:
+        """What training, pruning and distilling reported, for the manifest."""
+        return {name: read_report(entry) for name, entry in self._compressions.items()}
+
+
+def _tensor_info(content: Mapping[str, object]) -> TensorInfo:
+    return TensorInfo(str(content["name"]), str(content["dtype"]), tuple(content["shape"]))  # type: ignore[arg-type]

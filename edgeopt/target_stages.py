@@ -1,0 +1,192 @@
+"""The stages of one target: lower the QDQ graph, run the result on every held-out sample, write the bundle."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgeopt.artifacts import LoweredModel, QdqModel
+from edgeopt.bundle.manifest import Manifest
+from edgeopt.cache import CacheEntry
+from edgeopt.errors import RecipeError
+from edgeopt.inspection import Border, Inspection, TensorFacts
+from edgeopt.provenance import fingerprint
+from edgeopt.recipe import LoadedRecipe, settings_for
+from edgeopt.runner import (
+    ONNX,
+    PACKAGE,
+    RUNTIMES,
+    StageRecord,
+    StageRunner,
+    code_key,
+    entry_digest,
+    read_report,
+    save_report,
+    settings_key,
+)
+from edgeopt.settings import TargetOverrides
+from edgeopt.shared_stages import SharedStages
+from edgeopt.stage import stage
+from edgeopt.target import Layout, LoweringRequest, TargetSpec, load_backend
+from edgeopt.verdict import ParityReport, judge_model, report_from
+
+
+@dataclass(frozen=True)
+class BuiltBundle:
+    """One bundle; ``report`` is ``None`` if the build did not verify. A refused one lies in ``NAME.rejected``."""
+
+    target: str
+    path: Path
+    size_bytes: int
+    integer_coverage: float
+    report: ParityReport | None
+
+
+class TargetStages:
+    """One target's stages, on top of what all targets share."""
+
+    def __init__(
+        self, loaded: LoadedRecipe, shared: SharedStages, spec: TargetSpec, out: Path, *, verify: bool
+    ) -> None:
+        self._loaded = loaded
+        self.recipe = loaded.recipe
+        self.shared = shared
+        self.spec = spec
+        self._out = out
+        self._verify = verify
+
+    @property
+    def runner(self) -> StageRunner:
+        """What runs the stages."""
+        return self.shared.runner
+
+    def bundle(self) -> BuiltBundle:
+        """Lower, verify and write the bundle of one target."""
+        quantize_settings, limits, overrides = settings_for(self.recipe, self.spec.name)
+        limits = replace(limits, max_steps=self.spec.max_steps if limits.max_steps is None else limits.max_steps)
+        source, source_entry = self.shared.qdq(self.spec.scheme, quantize_settings)
+        request = LoweringRequest(self._layouts(overrides), overrides.max_batch)
+
+        def make(folder: Path) -> str:
+            from edgeopt.bundle.manifest import describe_model
+            from edgeopt.quantize.border import border_of
+
+            backend = load_backend(self.spec)
+            border = border_of(source, self.shared.ranges()[0], self.recipe.model.inputs)
+            lowered = backend.lower(source, border, request, folder)
+            inspection = backend.inspect(lowered.path)
+            model = describe_model(self.recipe.name, self.spec, lowered, inspection, limits)
+            extra = [path.name for path in lowered.extra_files]
+            save_report(folder, {"model": model, "extra_files": extra})
+            return _integer_summary(inspection)
+
+        key = [
+            entry_digest(source_entry),
+            settings_key(request),
+            settings_key(limits),
+            *fingerprint(self.spec.files()),
+            *self.shared.source_key,
+        ]
+        code = self.spec.folder / "backend.py"
+        entry = self.runner.run(f"lower-{self.spec.name}", code, (*ONNX, "ai-edge-litert"), key, make)
+        described = read_report(entry)
+        lowered = _lowered(entry.folder, described, self.spec.model_file)
+        judged = self._judged(source, source_entry, lowered, entry, described["model"])
+        return self._written(lowered, described["model"], judged)
+
+    def _layouts(self, overrides: TargetOverrides) -> dict[str, Layout]:
+        """Return how the model takes each image: as the recipe asks, else as the target prefers."""
+        layouts: dict[str, Layout] = {}
+        for name, given in self.recipe.model.inputs.items():
+            if given.layout == "any":
+                continue
+            layouts[name] = overrides.input_layout or self.spec.image_layout or given.layout
+            if self.spec.model_format == "onnx" and layouts[name] != given.layout:
+                raise RecipeError(
+                    f"[targets.{self.spec.name}] input_layout: {self.spec.name} takes {name!r} as the network does, "
+                    f"{given.layout}, got {layouts[name]}"
+                )
+        return layouts
+
+    def _judged(
+        self,
+        source: QdqModel,
+        source_entry: CacheEntry,
+        lowered: LoweredModel,
+        lowered_entry: CacheEntry,
+        model: Manifest,
+    ) -> CacheEntry:
+        """Run the model on every held-out sample; the golden vectors stay for the bundle."""
+
+        def make(folder: Path) -> str:
+            from edgeopt.bundle.golden import first_samples, load_golden, save_golden
+            from edgeopt.bundle.reference import quantized_reference
+
+            answers = load_golden(self.shared.reference.folder / "reference.npz")
+            golden = quantized_reference(
+                source, self.shared.held_out, answers, self.recipe.model.inputs, lowered.border
+            )
+            save_golden(first_samples(golden, self.recipe.calibration.num_golden), folder / "golden.npz")
+            if not self._verify:
+                save_report(folder, {"parity": None})
+                return "not run"
+            report = judge_model(lowered.path, model, golden, self.spec.runtime_package)
+            save_report(folder, {"parity": report.to_json()})
+            return _parity_summary(report)
+
+        made_from = (source_entry, lowered_entry, self.shared.reference)
+        key = [*map(entry_digest, made_from), str(self._verify), str(self.recipe.calibration.num_golden)]
+        key += code_key(PACKAGE / "bundle/reference.py")
+        return self.runner.run(f"verify-{self.spec.name}", "verdict.py", RUNTIMES, key, make)
+
+    def _written(self, lowered: LoweredModel, model: Manifest, judged: CacheEntry) -> BuiltBundle:
+        from edgeopt.bundle.writer import write_bundle
+
+        parity = read_report(judged)["parity"]
+        report = None if parity is None else report_from(parity, parity["runtime"])
+        accepted = self._out / self.recipe.name / self.spec.name
+        rejected = accepted.with_name(f"{accepted.name}.rejected")
+        destination = accepted if report is None or report.passed else rejected
+        facts, recipe = dict(self.shared.dataset.facts), self._loaded.resolved()
+        with stage(f"bundle-{self.spec.name}"):
+            start = time.monotonic()
+            write_bundle(
+                destination, self.spec, lowered, judged.folder / "golden.npz", model,
+                recipe=recipe, dataset=facts, history=self.shared.history(), verdict=parity,
+            )  # fmt: skip
+            if destination == accepted:
+                shutil.rmtree(rejected, ignore_errors=True)
+            size_bytes = sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())
+            self.runner.records.append(
+                StageRecord(f"bundle-{self.spec.name}", False, time.monotonic() - start, f"{size_bytes:,} bytes")
+            )
+        return BuiltBundle(self.spec.name, destination, size_bytes, float(model["integer_coverage"]), report)
+
+
+def _lowered(folder: Path, described: Mapping[str, Any], model_file: str) -> LoweredModel:
+    model = described["model"]
+    inputs, outputs = (
+        tuple(TensorFacts(**{**facts, "shape": tuple(facts["shape"])}) for facts in model[side])
+        for side in ("inputs", "outputs")
+    )
+    extra = tuple(folder / name for name in described["extra_files"])
+    return LoweredModel(folder / model_file, Border(inputs, outputs), extra, model["model"]["notes"])
+
+
+def _integer_summary(inspection: Inspection) -> str:
+    return (
+        f"{inspection.size_bytes:,} bytes, {inspection.integer_coverage:.1%} of the MACs on integers, "
+        f"{len(inspection.float_operators)} operators still float"
+    )
+
+
+def _parity_summary(report: ParityReport) -> str:
+    if not report.passed:
+        return "no: " + "; ".join(report.failures)
+    worst = max(output.max_steps for output in report.outputs)
+    ratio = min(output.sqnr_db for output in report.outputs)
+    return f"yes: at most {worst} steps, at least {ratio:.1f} dB"
