@@ -193,6 +193,7 @@ def test_run_parity_compiles_when_python_is_3_8(tmp_path: Path) -> None:
 
 
 def test_parity_imports_nothing_of_edgeopt_when_it_is_a_script() -> None:
-    code = f"import runpy, sys; runpy.run_path({parity.__file__!r}); print([n for n in sys.modules if n.split('.')[0] == 'edgeopt'])"
+    listing = "print([name for name in sys.modules if name.split('.')[0] == 'edgeopt'])"
+    code = f"import runpy, sys; runpy.run_path({parity.__file__!r}); {listing}"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
