@@ -122,7 +122,7 @@ def open_model(path: str, runtime: str, threads: int = 1) -> Run:
     if runtime == "onnxruntime":
         return _open_onnx(path, threads)
     if runtime == "tensorflow":
-        interpreter_class = importlib.import_module("tensorflow").lite.Interpreter
+        interpreter_class = _tensorflow_interpreter()
     else:
         package = "ai_edge_litert" if runtime == "ai-edge-litert" else "tflite_runtime"
         interpreter_class = importlib.import_module(package + ".interpreter").Interpreter
@@ -139,6 +139,15 @@ def runtime_version(runtime: str) -> str:
         except metadata.PackageNotFoundError:
             continue
     return str(getattr(importlib.import_module(runtime.replace("-", "_")), "__version__", "unknown"))
+
+
+def _tensorflow_interpreter() -> Any:
+    """Return TensorFlow's own interpreter; 2.21 has it and says that it will go."""
+    lite = getattr(importlib.import_module("tensorflow"), "lite", None)
+    interpreter_class = getattr(lite, "Interpreter", None)
+    if interpreter_class is None:
+        raise RuntimeMissing("this tensorflow has no tf.lite.Interpreter any more: pip install tensorflow==2.21")
+    return interpreter_class
 
 
 def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Run:
