@@ -69,16 +69,21 @@ def model_files(settings: ModelSettings, folder: Path) -> tuple[Path, ...]:
 
 
 def python_files(start: Path, root: Path) -> tuple[Path, ...]:
-    """Return ``start`` and every Python file below ``root`` that it imports, directly or through others."""
-    root = root.resolve()
+    """Return ``start`` and every Python file below ``root`` that it imports, directly or through others.
+
+    Where ``root`` is full of installed packages, only that of ``start`` counts: to read all of torch takes minutes.
+    """
+    start, root = start.resolve(), root.resolve()
+    within = root / start.relative_to(root).parts[0] if _holds_installed_packages(root) else root
     found: set[Path] = set()
-    waiting = [start.resolve()]
+    waiting = [start]
     while waiting:
         path = waiting.pop()
         if path in found:
             continue
         found.add(path)
-        waiting += [other for other in _imports(path, root, path.stat().st_mtime_ns) if other not in found]
+        imported = (other for other in _imports(path, root, path.stat().st_mtime_ns) if other.is_relative_to(within))
+        waiting += [other for other in imported if other not in found]
     return tuple(sorted(found.union(*(_packages_around(path, root) for path in found))))
 
 
@@ -128,6 +133,10 @@ def _package_folder(package: str, reference: str) -> Path:
     return Path(str(spec.origin)).with_suffix("")
 
 
+def _holds_installed_packages(folder: Path) -> bool:
+    return next(folder.glob("*.dist-info"), None) is not None
+
+
 @functools.cache
 def _imports(path: Path, root: Path, _mtime_ns: int) -> tuple[Path, ...]:
     try:
@@ -138,7 +147,7 @@ def _imports(path: Path, root: Path, _mtime_ns: int) -> tuple[Path, ...]:
 
 
 def _imported(tree: ast.Module, path: Path, root: Path) -> Iterator[Path]:
-    for node in ast.walk(tree):
+    for node in _statements(tree.body):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _module_files(root, alias.name.split("."))
@@ -148,6 +157,14 @@ def _imported(tree: ast.Module, path: Path, root: Path) -> Iterator[Path]:
             yield from _module_files(base, module)
             for alias in node.names:
                 yield from _module_files(base, [*module, alias.name])
+
+
+def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yield every statement, however deep: imports are statements, and expressions are most of a tree."""
+    for statement in body:
+        yield statement
+        for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+            yield from _statements(getattr(statement, block, ()))
 
 
 def _module_files(base: Path, parts: list[str]) -> Iterator[Path]:

@@ -123,3 +123,22 @@ def test_locate_names_the_package_when_it_is_not_installed() -> None:
         MissingDependencyError, match=r"(?s)needs the package 'no_such', which is not installed.*edgeopt\[demo\]"
     ):
         locate("no_such:weights.pt", Path())
+
+
+def test_python_files_stays_in_its_package_when_others_are_installed_beside_it(tmp_path: Path) -> None:
+    for package in ("mine", "torch"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "mine/net.py").write_text("import torch\nfrom mine import layers\n")
+    (tmp_path / "mine/layers.py").write_text("import torch\n")
+    mine = {"mine/__init__.py", "mine/layers.py", "mine/net.py"}
+    assert names(python_files(tmp_path / "mine/net.py", tmp_path), tmp_path) == {*mine, "torch/__init__.py"}
+    (tmp_path / "torch-2.9.0.dist-info").mkdir()
+    assert names(python_files(tmp_path / "mine/net.py", tmp_path), tmp_path) == mine
+
+
+def test_python_files_stays_with_its_module_when_it_is_installed_without_a_package(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("import other\n")
+    (tmp_path / "other.py").write_text("")
+    (tmp_path / "other-1.0.dist-info").mkdir()
+    assert names(python_files(tmp_path / "net.py", tmp_path), tmp_path) == {"net.py"}
