@@ -109,10 +109,13 @@ def compare(answer: Answer, exported: FloatModel, samples: Sequence[Sample], lim
 
 
 def torch_answer(module: nn.Module, model: ModelSettings) -> Answer:
-    """Return a function that runs a PyTorch network on a sample, its inputs in the recipe's order."""
+    """Return a function that runs a PyTorch network on a sample, its inputs in the recipe's order.
+
+    It uses one thread: a few inferences gain little from more, and on a busy machine more wait for one another.
+    """
 
     def answer(sample: Sample) -> Sequence[NDArray[np.generic]]:
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             outputs = module(*(torch.from_numpy(np.array(sample.inputs[name])) for name in model.inputs))
         flat = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         return [value.numpy() for value in flat]
@@ -242,6 +245,16 @@ def _relative_error(expected: NDArray[np.generic], got: NDArray[np.generic]) -> 
     reference = expected.astype(np.float64)
     span = float(np.abs(reference).max(initial=0.0))
     return float(np.abs(reference - got.astype(np.float64)).max(initial=0.0)) / (span or 1.0)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
