@@ -1,7 +1,7 @@
 """The wheel and the editable install carry everything, ``targets/`` and ``calibration/`` included.
 
-Both are installed into environments of their own that see this interpreter's other packages, and build there, outside
-the checkout.
+Both are installed into environments of their own beside the packages of this one, and build there, outside the
+checkout.
 """
 
 import json
@@ -54,11 +54,12 @@ def carried_files() -> set[str]:
 
 
 def new_environment(folder: Path) -> Path:
-    """Make an environment that sees the packages of this one, but not this one's edgeopt; return its Python."""
+    """Make an environment with the packages of this one (as links) but not its edgeopt; return its Python."""
     venv.create(folder, with_pip=False, symlinks=True)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    # A plain line adds the folder without running its .pth files, and so without the hook of an editable edgeopt.
-    (folder / "lib" / version / "site-packages/dependencies.pth").write_text(f"{SITE_PACKAGES}\n")
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for path in SITE_PACKAGES.iterdir():
+        if path.suffix != ".pth" and not path.name.startswith(("edgeopt", "__editable__")):
+            (packages / path.name).symlink_to(path)
     return folder / "bin/python"
 
 
@@ -139,6 +140,16 @@ def test_install_builds_and_verifies_when_used_outside_the_checkout(installed: I
         assert json.loads(installed.edgeopt("verify", bundle["path"], "--json", "-"))["passed"]
         assert json.loads(installed.edgeopt("inspect", bundle["path"], "--json", "-"))["num_operators"] > 0
         assert "passed" in installed.run(installed.python, Path(bundle["path"]) / "run_parity.py")
+
+
+@pytest.mark.slow
+def test_install_hashes_only_its_own_code_when_torch_lies_beside_it(installed: Install) -> None:
+    code = "from edgeopt.provenance import python_files; from pathlib import Path; import edgeopt\n"
+    code += "folder = Path(edgeopt.__file__).parent\n"
+    code += "print(*python_files(folder / 'compress/train.py', folder.parent), sep='\\n')"
+    files = [Path(line) for line in installed.run(installed.python, "-c", code).splitlines()]
+    assert len(files) > 5
+    assert all("edgeopt" in path.relative_to(installed.expected.resolve()).parts for path in files)
 
 
 @pytest.mark.slow
