@@ -20,7 +20,10 @@ logger = logging.getLogger("edgeopt")
 
 Item = TypeVar("Item")
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG,
+    errno.ENOTDIR, errno.EEXIST,  # a file where a folder is to be
+}  # fmt: skip
 
 
 class Reporter(Protocol):
