@@ -83,10 +83,16 @@ def _measured(options: argparse.Namespace, work: Path) -> Iterator[Figure]:
         for reference in options.network or _NETWORKS[section]:
             network = networks.setdefault(reference, Network(reference, work))
             sys.stderr.write(f"{section} {network.name} ({load()}) ...\n")
-            try:
-                yield from _section(section, network, options)
-            except NotMeasured as reason:
-                yield Figure(section, network.name, "-", None, "", str(reason))
+            for figure in _figures(section, network, options):
+                sys.stderr.write(f"  {figure.name}: {figure.shown}\n")  # what was measured, if the rest is cut off
+                yield figure
+
+
+def _figures(section: str, network: Network, options: argparse.Namespace) -> Iterator[Figure]:
+    try:
+        yield from _section(section, network, options)
+    except NotMeasured as reason:
+        yield Figure(section, network.name, "-", None, "", str(reason))
 
 
 def _section(section: str, network: Network, options: argparse.Namespace) -> Iterator[Figure]:

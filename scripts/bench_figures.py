@@ -55,6 +55,11 @@ class Figure:
         """Return what its goal is found by."""
         return self.section, self.network, self.name
 
+    @property
+    def shown(self) -> str:
+        """Return value and unit for a reader."""
+        return "-" if self.value is None else f"{self.value:.{_DIGITS.get(self.unit, 3)}f} {self.unit}"
+
 
 def parse_goal(text: str) -> Goal:
     """Read ``"<= 30 s"``.
@@ -118,15 +123,11 @@ def _row(figure: Figure, goal: Goal | None) -> tuple[str, ...]:
         figure.section,
         figure.network,
         figure.name,
-        _shown(figure),
+        figure.shown,
         _limit(goal),
         verdict(figure, goal),
         figure.remark,
     )
-
-
-def _shown(figure: Figure) -> str:
-    return "-" if figure.value is None else f"{figure.value:.{_DIGITS.get(figure.unit, 3)}f} {figure.unit}"
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

@@ -2,7 +2,7 @@
 
 It runs in an environment of its own, which has these two packages and not edgeopt, and does what their manuals say:
 convert with channels-last input, calibrate on the samples given, quantize by the static recipe (int8 weights and
-activations, float input and output).
+activations). Its ranges are moving averages over the samples, so outputs beyond an average sample's are cut off.
 
     python bench_peer_litert_torch.py network.pt2 samples.npy peer.tflite
 
