@@ -94,6 +94,10 @@ def renamed_constant(entries: dict[str, bytes], marker: Path) -> None:
     entries["data/constants/opaque_obj_0"] = content + b"\0" * (-len(content) % 4)  # torch asks for whole floats
 
 
+def constant_elsewhere(entries: dict[str, bytes], _marker: Path) -> None:
+    edited(entries, CONSTANTS, '"tensor_0"', '"opaque_obj_0/../tensor_0"')
+
+
 def sample_inputs(entries: dict[str, bytes], marker: Path) -> None:
     entries["data/sample_inputs/model.pt"] = pickled(marker)
 
@@ -158,6 +162,7 @@ CASES = {
     "a weight is marked as a pickle": (marked_pickle(WEIGHTS, "data/weights/weight_0"), "stores .* as a pickle"),
     "a constant is marked as a pickle": (marked_pickle(CONSTANTS, "data/constants/tensor_0"), "stores .* as a pickle"),
     "a constant is named as a pickle": (renamed_constant, "opaque_obj_0"),
+    "a constant is named as a pickle elsewhere": (constant_elsewhere, "stores .* as a pickle"),
     "its sample inputs hold code": (sample_inputs, "sample inputs that hold more than tensors"),
     "it has weights of the older form": (old_weights, r"data/weights/model\.pt"),
     "it has constants of the older form": (old_constants, r"data/constants/model\.pt"),
@@ -169,8 +174,13 @@ CASES = {
 }
 
 
-# torch 2.13 itself refuses the second; the third would need a compiler here.
-NOT_SHOWN = ("it holds a second model", "it calls another function", "it holds a shared library")
+# torch 2.13 itself refuses the first three; the last would need a compiler here.
+NOT_SHOWN = (
+    "it holds a second model",
+    "it calls another function",
+    "a constant is named as a pickle elsewhere",
+    "it holds a shared library",
+)
 
 
 @pytest.mark.parametrize("case", CASES)

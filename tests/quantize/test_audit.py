@@ -39,6 +39,19 @@ def test_audit_onnxruntime_names_the_operator_when_one_stays_float(tmp_path: Pat
     assert "Conv c" in found.float_operators  # ONNX Runtime's name for it: its output's
 
 
+def test_audit_onnxruntime_counts_by_kernel_when_a_product_stays_float(tmp_path: Path) -> None:
+    nodes = [node("MatMul", "x w", "h"), node("Neg", "h", "n"), node("MatMul", "n v", "y")]
+    random = np.random.default_rng(0)
+    weights = {"w": random.standard_normal((4, 8), np.float32), "v": random.standard_normal((8, 2), np.float32)}
+    source = write_graph(tmp_path, nodes, weights, shape=(1, 4))
+    model = quantized(source, {"x": (-3.0, 3.0)}, float_nodes=("MatMul_h",))
+    path = tmp_path / "u8.onnx"
+    onnx.save(ir.to_proto(with_unsigned_activations(ir.from_proto(model))), str(path))
+    found = audit_onnxruntime(path, "ONNX Runtime")
+    assert found.integer_coverage == pytest.approx(16 / 48)  # 4 x 8 stay float, 8 x 2 do not
+    assert "MatMul MatMul_h" in found.float_operators
+
+
 def test_audit_onnxruntime_counts_what_runs_when_onnxruntime_quantizes_on_its_own(tmp_path: Path) -> None:
     """A float convolution between Q/DQ pairs is given int8 weights by ONNX Runtime itself (WeightBiasQuantization)."""
     path = unsigned(tmp_path, ("Conv_d",))
