@@ -187,7 +187,9 @@ def test_find_runtime_says_what_to_install_when_there_is_none(
 
 def test_run_parity_compiles_when_python_is_3_8(tmp_path: Path) -> None:
     ast.parse(Path(parity.__file__).read_text(), feature_version=(3, 8))
-    if python := shutil.which("python3.8"):
+    python = shutil.which("python3.8")
+    # A version manager leaves a name on the path that runs nothing.
+    if python and subprocess.run([python, "--version"], capture_output=True, timeout=60).returncode == 0:
         target = tmp_path / "run_parity.py"
         target.write_bytes(Path(parity.__file__).read_bytes())
         subprocess.run([python, "-m", "py_compile", str(target)], check=True, timeout=60)
