@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeopt.errors import StorageError
+from edgeopt.stage import logger
 
 _AT_FDCWD = -100  # paths are relative to the working directory
 _RENAME_EXCHANGE = 2
@@ -35,6 +38,18 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; wait for another process that holds it. The kernel drops the lock of one that is killed."""
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another build is making %s; waiting for it", path.name.strip(".").removesuffix(".lock"))
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def replace_folder(new: Path, target: Path) -> None:

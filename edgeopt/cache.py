@@ -1,21 +1,20 @@
 """Results of stages on disk, found by the hash of everything that made them.
 
-A result is a folder that appears under its final name in one rename, with ``entry.json`` listing the SHA-256 of every
+A result is a folder that appears under its final name in one step, with ``entry.json`` listing the SHA-256 of every
 file. A damaged one is noticed by these hashes and made again. A lock file lets a second build that wants the same
 result wait for the first instead of doing the work twice; the kernel drops the lock of a process that is killed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeopt.artifacts import canonical_json, digest_of, sha256_file
+from edgeopt.atomic import locked, replace_folder
 from edgeopt.stage import logger
 
 _ENTRY = "entry.json"
@@ -53,7 +52,7 @@ class Cache:
         """
         folder = self.root / f"{name}-{digest_of(key)[:20]}"
         self.root.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f".{folder.name}.lock")):
+        with locked(folder.with_name(f".{folder.name}.lock")):
             if folder.exists() and not self.force:
                 if is_intact(folder):
                     return CacheEntry(folder, hit=True)
@@ -69,8 +68,9 @@ class Cache:
                 if not resumable:  # a disk that is full needs the room
                     shutil.rmtree(work, ignore_errors=True)
                 raise
-            _remove(folder)
-            work.rename(folder)
+            if not folder.is_dir():
+                _remove(folder)
+            replace_folder(work, folder)
         return CacheEntry(folder, hit=False)
 
 
@@ -95,14 +95,3 @@ def _seal(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _ENTRY)
     listed = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
     (folder / _ENTRY).write_text(canonical_json({"files": listed}), encoding="utf-8")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another build is making %s; waiting for it", path.name.strip(".").removesuffix(".lock"))
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -86,6 +86,7 @@ class TargetStages:
 
         key = [
             entry_digest(source_entry),
+            entry_digest(self.shared.calibration),
             settings_key(request),
             settings_key(limits),
             *fingerprint(self.spec.files()),

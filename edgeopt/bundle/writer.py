@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from edgeopt import parity
 from edgeopt.artifacts import LoweredModel, canonical_json
-from edgeopt.atomic import replace_folder
+from edgeopt.atomic import locked, replace_folder
 from edgeopt.bundle.manifest import Manifest, complete_manifest
 from edgeopt.bundle.readme import bundle_readme
 from edgeopt.target import TargetSpec
@@ -31,27 +31,33 @@ def write_bundle(
     A reader sees the old bundle or the new one, never half of one; a bundle that would come out the same is left
     alone, so that build systems which look at times do not rebuild what depends on it.
     """
-    work = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        shutil.copyfile(lowered.path, work / spec.model_file)
-        for extra in lowered.extra_files:
-            shutil.copy(extra, work / extra.name)
-        shutil.copyfile(golden, work / "golden.npz")
-        shutil.copyfile(parity.__file__, work / "run_parity.py")
-        facts = {
-            "recipe": recipe, "dataset": dataset, "history": history, "parity": verdict,
-            "runtime_package": spec.runtime_package,
-        }  # fmt: skip
-        draft = complete_manifest(model, folder=work, **facts)  # type: ignore[arg-type]
-        (work / "README.md").write_text(bundle_readme(draft), encoding="utf-8")
-        manifest = complete_manifest(model, folder=work, **facts)  # type: ignore[arg-type]
-        (work / "bundle.json").write_text(canonical_json(manifest), encoding="utf-8")
-        if not _is_same(destination, manifest):
-            replace_folder(work, destination)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    work = destination.with_name(f".{destination.name}.tmp")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with locked(destination.with_name(f".{destination.name}.lock")):
+        shutil.rmtree(work, ignore_errors=True)  # what a killed build left
+        work.mkdir()
+        try:
+            shutil.copyfile(lowered.path, work / spec.model_file)
+            for extra in lowered.extra_files:
+                shutil.copy(extra, work / extra.name)
+            shutil.copyfile(golden, work / "golden.npz")
+            shutil.copyfile(parity.__file__, work / "run_parity.py")
+            manifest = _describe(
+                work, model, recipe=recipe, dataset=dataset, history=history, parity=verdict,
+                runtime_package=spec.runtime_package,
+            )  # fmt: skip
+            if not _is_same(destination, manifest):
+                replace_folder(work, destination)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def _describe(work: Path, model: Manifest, **facts: Any) -> Manifest:
+    """Write README.md and then bundle.json, which has the README's hash too."""
+    (work / "README.md").write_text(bundle_readme(complete_manifest(model, folder=work, **facts)), encoding="utf-8")
+    manifest = complete_manifest(model, folder=work, **facts)
+    (work / "bundle.json").write_text(canonical_json(manifest), encoding="utf-8")
     return manifest
 
 
