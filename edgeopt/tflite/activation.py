@@ -5,7 +5,7 @@ from __future__ import annotations
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeopt.tflite.program import Quantization, Tensor
-from edgeopt.tflite.step import Operands, RefusedError, Step
+from edgeopt.tflite.step import Operands, Step
 
 _UNIT_INTERVAL = Quantization((1 / 256,), (-128,))
 _SYMMETRIC = Quantization((1 / 128,), (0,))
@@ -32,13 +32,15 @@ def tanh(step: Step) -> Tensor:
 
 
 def softmax(step: Step) -> Tensor:
-    """Lower Softmax over the last axis."""
-    rank = len(step.data.shape)
-    if step.node.attributes.get_int("axis", -1) % rank != rank - 1:
-        raise RefusedError("softmax over an axis that is not the last")
+    """Lower Softmax; the layout has put its axis last."""
     options = schema.SoftmaxOptionsT()
     options.beta = 1.0
     return step.emitter.emit("SOFTMAX", [step.data], step.output, options)
+
+
+def log_softmax(step: Step) -> Tensor:
+    """Lower LogSoftmax; the layout has put its axis last."""
+    return step.emitter.emit("LOG_SOFTMAX", [step.data], step.output)
 
 
 def hard_swish(step: Step) -> Tensor:

@@ -12,8 +12,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeopt.tflite.program import DYNAMIC, Quantization, Tensor
-from edgeopt.tflite.step import Operands, RefusedError, Step
+from edgeopt.tflite.program import DYNAMIC, Quantization, RefusedError, Tensor
+from edgeopt.tflite.step import Operands, Step
 
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 
@@ -39,7 +39,7 @@ def convolution(step: Step) -> Tensor:
         return _regular(step, weight)
     if groups == channels and weight.shape[1] == 1:
         return _depthwise(step, weight)
-    raise RefusedError(f"grouped convolution, got {groups} groups of {channels} channels, expected 1 or {channels}")
+    return _regular(step, weight, version=6)
 
 
 def has_integer_kernel(operands: Operands, output: Quantization) -> bool:
@@ -55,10 +55,10 @@ def has_integer_kernel(operands: Operands, output: Quantization) -> bool:
     )
 
 
-def _regular(step: Step, weight: NDArray[Any]) -> Tensor:
+def _regular(step: Step, weight: NDArray[Any], version: int | None = None) -> Tensor:
     options = schema.Conv2DOptionsT()
     filters = weights_tensor(step, weight.transpose(0, 2, 3, 1), axis=0)
-    return _emit(step, "CONV_2D", options, filters, version=None)
+    return _emit(step, "CONV_2D", options, filters, version=version)
 
 
 def _depthwise(step: Step, weight: NDArray[Any]) -> Tensor:

@@ -8,7 +8,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeopt.tflite.program import DYNAMIC, Operator, Program, Quantization, Tensor
+from edgeopt.tflite.program import DYNAMIC, TENSOR_TYPES, Operator, Program, Quantization, Tensor
+from edgeopt.tflite.shapes import broadcast_shape
 from edgeopt.tflite.versions import operator_version
 
 
@@ -44,13 +45,53 @@ class Emitter:
         options: Any = None,
         *,
         version: int | None = None,
+        extra: tuple[Tensor, ...] = (),
+        data: int = 0,
     ) -> Tensor:
-        """Append an operator and return its output; without ``version``, the lowest for its first input's dtype."""
-        data = inputs[0]
-        assert data is not None
-        number = operator_version(builtin, integer=data.dtype == np.int8) if version is None else version
-        self.program.operators.append(Operator(builtin, number, tuple(inputs), (output,), options))
+        """Append an operator and return its output.
+
+        Args:
+            builtin: the operator's name in the schema.
+            inputs: its operands, ``None`` for one that is left out.
+            output: what it writes; ``extra`` are further outputs.
+            options: the schema's record of options.
+            version: left out, the lowest version for the dtype of input number ``data``.
+            extra: outputs behind the first.
+            data: which input decides about the dtype.
+
+        Raises:
+            RefusedError: if no kernel computes on this dtype.
+        """
+        source = inputs[data]
+        assert source is not None
+        lowest = operator_version(builtin, source.dtype.name)
+        number = lowest if version is None else version
+        self.program.operators.append(Operator(builtin, number, tuple(inputs), (output, *extra), options))
         return output
+
+    def apply(self, builtin: str, *operands: Tensor, options: Any = None, dtype: Any = None) -> Tensor:
+        """Append an operator that works element by element, with broadcasting, into a new tensor."""
+        first = operands[0]
+        shape = broadcast_shape([tensor.shape for tensor in operands])
+        name = f"{first.name}_{builtin.lower()}"
+        output = self.tensor(name, shape, np.dtype(dtype or first.dtype), first.quantization)
+        return self.emit(builtin, list(operands), output, options)
+
+    def number(self, value: float, like: Tensor) -> Tensor:
+        """Return a constant scalar of the dtype of another tensor."""
+        return self.constant("number", np.array(value, like.dtype))
+
+    def cast(self, source: Tensor, dtype: Any, output: Tensor | None = None) -> Tensor:
+        """Return ``source`` as another dtype, cut off towards zero; the same tensor if it has that dtype."""
+        wanted = np.dtype(dtype)
+        if source.dtype == wanted and output is None:
+            return source
+        operator_version("CAST", wanted.name)
+        output = output or self.tensor(f"{source.name}_{wanted.name}", source.shape, wanted)
+        version = 3 if np.dtype(np.int8) in (source.dtype, wanted) else None
+        options = schema.CastOptionsT()
+        options.inDataType, options.outDataType = (TENSOR_TYPES[d.name] for d in (source.dtype, wanted))
+        return self.emit("CAST", [source], output, options, version=version)
 
     def reshape(self, source: Tensor, shape: tuple[int, ...], output: Tensor | None = None) -> Tensor:
         """Reshape ``source``; a chain of reshapes becomes one, and none if it ends in the shape it began with."""
@@ -94,6 +135,16 @@ class Emitter:
         if value is None:
             return self.emit("PAD", [source, paddings], output, schema.PadOptionsT(), version=version)
         return self.emit("PADV2", [source, paddings, value], output, schema.PadV2OptionsT(), version=version)
+
+    def slice(self, source: Tensor, begin: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        """Return a box out of ``source``; the same tensor if the box is all of it."""
+        if shape == source.shape:
+            return source
+        output = self.like(source, "part", shape)
+        bounds = [
+            self.constant(f"{output.name}_{n}", np.array(v, np.int32)) for n, v in (("begin", begin), ("size", shape))
+        ]
+        return self.emit("SLICE", [source, *bounds], output, schema.SliceOptionsT())
 
     def remove_dead(self) -> None:
         """Drop operators whose result nobody reads."""

@@ -12,6 +12,7 @@ from edgeopt.tflite.constants import Constant, read_constant, write_constant
 from edgeopt.tflite.pictures import resize_attributes
 from edgeopt.tflite.reshaping import order_that_allows_reshape, permutation_after_reshape
 from edgeopt.tflite.shapes import Permutation, identity, inverse, permuted
+from edgeopt.tflite.unary import UNARY
 
 if TYPE_CHECKING:
     from edgeopt.tflite.layout import LayoutWalk
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 Rule = Callable[[ir.Node, "LayoutWalk"], None]
 
 _CHANNELS_LAST: Permutation = (0, 2, 3, 1)
+_ELEMENTWISE = (
+    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Or"),
+    *("PRelu", "Pow", "Sum", "Where", "Xor"),
+)
 
 
 def rule_for(node: ir.Node) -> Rule:
@@ -54,6 +59,8 @@ def resize(node: ir.Node, walk: LayoutWalk) -> None:
     node.resize_inputs(1)
     for name, value in attributes.items():
         node.attributes.add(ir.convenience.convert_attribute(name, value))
+    if attributes["mode"] == "linear":
+        node.op_type = "ResizeLinear"
     channels_last(node, walk)
 
 
@@ -251,7 +258,43 @@ def _layers_behind(value: ir.Value) -> list[ir.Node] | None:
     return layers
 
 
+def along_axis(node: ir.Node, walk: LayoutWalk) -> None:
+    """Work along one axis, which gets its new name."""
+    _follow(node, walk)
+    _rename_axis(node, walk.permutation(node.outputs[0]))
+
+
+def tile(node: ir.Node, walk: LayoutWalk) -> None:
+    """Reorder the repeats."""
+    permutation = walk.permutation(_data(node))
+    _follow(node, walk)
+    repeats = tuple(node.attributes.get_ints("repeats"))
+    node.attributes.add(ir.AttrInt64s("repeats", list(permuted(repeats, permutation))))
+
+
+def take(node: ir.Node, walk: LayoutWalk) -> None:
+    """Rename the axis if the indices are a list; a table or a single index changes the rank."""
+    if len(node.attributes.get_ints("indices_shape")) == 1:
+        along_axis(node, walk)
+    else:
+        as_in_onnx(node, walk)
+
+
 RULES: Mapping[tuple[str, str], Rule] = {
+    **{("", name): any_order for name in UNARY},
+    **{("", name): elementwise for name in _ELEMENTWISE},
+    **{("edgeopt", name): mean for name in ("ArgMax", "ArgMin", "Max", "Min", "Prod", "Sum")},
+    ("", "Cast"): any_order,
+    ("", "ConvTranspose"): channels_last,
+    ("edgeopt", "CumSum"): along_axis,
+    ("", "DepthToSpace"): channels_last,
+    ("", "Hardmax"): softmax,
+    ("", "LogSoftmax"): softmax,
+    ("edgeopt", "MirrorPad"): pad,
+    ("", "SpaceToDepth"): channels_last,
+    ("edgeopt", "Take"): take,
+    ("edgeopt", "Tile"): tile,
+    ("edgeopt", "TopK"): softmax,
     ("", "Add"): elementwise,
     ("", "AveragePool"): channels_last,
     ("edgeopt", "Clamp"): any_order,

@@ -1,4 +1,4 @@
-"""Fully connected layers with constant weights.
+"""Fully connected layers with constant weights, and products of two computed matrices.
 
 int8 FULLY_CONNECTED with a scale for each output is version 12, which older runtimes refuse. A 1x1 CONV_2D has had such
 scales from the start, runs the same matrix kernel in XNNPACK and rounds the same, so that is what per-channel weights
@@ -12,8 +12,10 @@ import math
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeopt.tflite.convolution import VALID, bias_tensor, constant_of, weights_tensor
-from edgeopt.tflite.program import DYNAMIC, Tensor
-from edgeopt.tflite.step import RefusedError, Step
+from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
+from edgeopt.tflite.step import Step
+
+_MAX_RANK = 5  # BATCH_MATMUL's
 
 
 def fully_connected(step: Step) -> Tensor:
@@ -56,3 +58,11 @@ def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
         raise RefusedError("a fully connected layer over a dynamic axis")
     rows = shape[:-1]
     return (DYNAMIC if DYNAMIC in rows else math.prod(rows)), shape[-1]
+
+
+def batched(step: Step) -> Tensor:
+    """Lower MatMul of two computed tensors."""
+    left, right = step.operand(0), step.operand(1)
+    if max(len(left.shape), len(right.shape)) > _MAX_RANK:
+        raise RefusedError(f"a product of {len(step.output.shape)} axes, expected at most {_MAX_RANK}")
+    return step.emitter.emit("BATCH_MATMUL", [left, right], step.output, schema.BatchMatMulOptionsT())

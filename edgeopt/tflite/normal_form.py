@@ -7,9 +7,19 @@ Reshape; Gemm, and MatMul with an Add behind it. Here each becomes one operator 
     Clamp(x) {low, high}                  Relu, Clip
     FullyConnected(x, w, b?)              Gemm, MatMul (+ Add); w is (out, in), b is (out,)
     Mean(x) {axes, keepdims}              ReduceMean, GlobalAveragePool
+    Sum, Max, Min, Prod(x)                {axes, keepdims}: the other reductions, which are spelled out with these
+    ArgMax, ArgMin(x)                     {axes, keepdims, select_last_index}
     Reshape(x) {shape}                    Reshape, Flatten, Squeeze, Unsqueeze; -1 is a dynamic axis
-    Pad(x) {pads, value}                  Pad with a constant
-    Slice(x) {starts, ends, steps}        Slice, one entry an axis
+    Pad(x) {pads, value}                  Pad with a constant; MirrorPad(x) {pads} reflects
+    Slice(x) {starts, ends, steps}        Slice and Split, one entry an axis
+    Tile(x) {repeats}                     Tile, Expand
+    Take(x) {indices, axis}               Gather, Pad and Resize that repeat what is there
+    TakePoints(x) {points}                GatherND, GatherElements, by whole coordinates
+    PutPoints(x, u) {points, reduction}   ScatterND, ScatterElements
+    CumSum, TopK, OneHot                  as in ONNX, with parameters as attributes
+
+Functions of ONNX that have no lowering of their own are replaced by the bodies that ONNX gives them
+(:mod:`edgeopt.tflite.expansion`); normalizations, Einsum and the like by the operators that they are made of.
 
 Conv, the pools and Resize keep their ONNX names until the layout pass turns them into the channels-last operators of
 this domain. Attributes of Conv and the pools are completed here, so that ``auto_pad`` is explicit pads from now on.
@@ -24,12 +34,15 @@ from onnx_ir.passes import common
 
 from edgeopt.errors import LoweringError
 from edgeopt.tflite import rewrites
+from edgeopt.tflite.expansion import expand_functions
 from edgeopt.tflite.folding import fold_constants
+from edgeopt.tflite.program import RefusedError
 from edgeopt.tflite.quantize_first import quantize_first
 from edgeopt.tflite.refusals import refuse, without_shape
 
 DOMAIN = "edgeopt"
 OLDEST_OPSET = 13
+WHY_NOT = "edgeopt.refused"  # the key under which a node that cannot be rewritten keeps the reason
 
 
 def to_normal_form(model: ir.Model) -> ir.Model:
@@ -45,26 +58,39 @@ def to_normal_form(model: ir.Model) -> ir.Model:
             f"the graph has ONNX opset {opset}, expected {OLDEST_OPSET} or later",
             hint="export it again with a newer opset, or use onnx.version_converter",
         )
+    expand_functions(model)
     common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _infer_missing_shapes(model)
     _name_nodes(model.graph)
-    fold_constants(model.graph, opset)
+    while fold_constants(model.graph, opset) and _infer_missing_shapes(model):
+        pass  # a folded shape makes more shapes known
     refuse(without_shape(model.graph))
     for node in list(model.graph):
         rewrite = rewrites.REWRITES.get(node.op_type)
         if rewrite is not None and not node.domain and node.graph is not None:
-            rewrite(node)
+            try:
+                rewrite(node)
+            except RefusedError as error:
+                node.metadata_props[WHY_NOT] = str(error)
     quantize_first(model.graph)
     model.graph.opset_imports[DOMAIN] = 1
     common.RemoveUnusedNodesPass()(model)
     return model
 
 
-def _infer_missing_shapes(model: ir.Model) -> None:
-    values = (value for node in model.graph for value in node.outputs)
-    if any(value.shape is None or value.dtype is None for value in values):
+def _infer_missing_shapes(model: ir.Model) -> bool:
+    """Infer shapes if some are not known, or belong to no input's dynamic axis; say whether that was so."""
+    given = {str(size) for value in model.graph.inputs for size in value.shape or () if not isinstance(size, int)}
+    values = [value for node in model.graph for value in node.outputs]
+    if any(value.dtype is None or not _is_inferred(value, given) for value in values):
         common.ShapeInferencePass()(model)
+        return True
+    return False
+
+
+def _is_inferred(value: ir.Value, given: set[str]) -> bool:
+    return value.shape is not None and all(isinstance(size, int) or str(size) in given for size in value.shape)
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 
 from edgeopt.tflite.constants import read_array
+from edgeopt.tflite.program import RefusedError
 from edgeopt.tflite.shapes import Shape, is_known, shape_of
 
 
 def resize_attributes(node: ir.Node, source: Shape, target: Shape) -> dict[str, Any] | None:
     """Return how a Resize of height and width maps coordinates, or ``None`` if it does more than that."""
-    other = ("antialias", "exclude_outside", "axes")
+    other = ("antialias", "exclude_outside", "axes", "keep_aspect_ratio_policy")
     if len(source) != 4 or source[:2] != target[:2] or any(node.attributes.get(name) for name in other):
         return None
     defaults = {
@@ -26,6 +27,37 @@ def resize_attributes(node: ir.Node, source: Shape, target: Shape) -> dict[str, 
     return attributes | {"scales": _resize_scales(node, source, target)}
 
 
+def has_resize_kernel(source: Shape, target: Shape, attributes: Mapping[str, Any]) -> bool:
+    """Whether TFLite's kernel maps the coordinates of height and width as these attributes say."""
+    coordinates, sizes, new_sizes = attributes["coordinate_transformation_mode"], source[2:], target[2:]
+    if not all(is_known(size) for size in (*sizes, *new_sizes)):
+        return False
+    scales = attributes["scales"]
+    if attributes["mode"] == "nearest":
+        return _repeats_whole_pixels(sizes, new_sizes, scales, coordinates, attributes["nearest_mode"])
+    if attributes["mode"] != "linear":
+        return False
+    exact = all(scale * old == new for old, new, scale in zip(sizes, new_sizes, scales, strict=True))
+    if coordinates == "align_corners":
+        return min(new_sizes) > 1
+    return exact and (
+        coordinates in ("half_pixel", "asymmetric") or (coordinates == "pytorch_half_pixel" and min(new_sizes) > 1)
+    )
+
+
+def _repeats_whole_pixels(
+    sizes: Shape, new_sizes: Shape, scales: Sequence[float], coordinates: str, rounding: str
+) -> bool:
+    """Whether ONNX picks pixel ``i // factor``, as TFLite's ``floor(i * old / new)`` does for whole factors."""
+    triples = zip(sizes, new_sizes, scales, strict=True)
+    if any(new % old or scale != new // old for old, new, scale in triples):
+        return False
+    if coordinates == "asymmetric":
+        return rounding == "floor"
+    # Half-pixel centres lie inside the pixel that they repeat, so any rounding to the nearest gives it.
+    return coordinates in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round_")
+
+
 def _resize_scales(node: ir.Node, source: Shape, target: Shape) -> list[float]:
     given = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
     if given is not None and given.size == 4:
@@ -35,8 +67,8 @@ def _resize_scales(node: ir.Node, source: Shape, target: Shape) -> list[float]:
 
 def complete_window(node: ir.Node) -> None:
     """Conv and the pools: write out every attribute, and ``auto_pad`` as explicit pads."""
-    if len(node.outputs) > 1 and node.outputs[1].uses():
-        return
+    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+        raise RefusedError("the places of the maxima")
     shape, rank = shape_of(node.inputs[0]), len(shape_of(node.inputs[0])) - 2
     kernel = ints_of(node, "kernel_shape") or shape_of(node.inputs[1])[2:]
     strides = ints_of(node, "strides") or [1] * rank

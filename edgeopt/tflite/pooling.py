@@ -1,4 +1,4 @@
-"""MaxPool, AveragePool and the mean over axes.
+"""MaxPool and AveragePool; what was measured about them and the mean over axes.
 
 Which form an int8 average takes was measured (LiteRT 2.3 with XNNPACK against ONNX Runtime 1.31, x86-64, one thread):
 
@@ -26,11 +26,12 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
 
 from edgeopt.affine import INT8_MIN
 from edgeopt.tflite.convolution import SAME, VALID, Padding, padding_of
-from edgeopt.tflite.program import Quantization, Tensor
-from edgeopt.tflite.step import RefusedError, Step
+from edgeopt.tflite.program import DYNAMIC, Quantization, RefusedError, Tensor
+from edgeopt.tflite.step import Step
 
 _MAX_TAPS = 25  # from 7x7 on, XNNPACK's depthwise kernels are slower than the built-in pooling
 
@@ -63,17 +64,48 @@ def average_pool(step: Step) -> Tensor:
         raise RefusedError("dilated pooling")
     padding = padding_of(step)
     includes_pads = bool(attributes.get_int("count_include_pad", 0))
-    if attributes.get_int("ceil_mode", 0) and not _windows_fit(step):
-        raise RefusedError("ceil_mode with a last window that is cut off")
-    if padding.code == SAME and includes_pads:
-        raise RefusedError("count_include_pad with SAME padding")
-    if padding.adds and not includes_pads:
-        raise RefusedError("an average without its padding, which is not TFLite's SAME")
+    is_cut_off = bool(attributes.get_int("ceil_mode", 0)) and not _windows_fit(step)
+    if is_cut_off or (padding.code == SAME and includes_pads) or (padding.adds and not includes_pads):
+        return _counted_average(step, includes_pads)
     source = step.emitter.pad(step.data, [(0, 0), *padding.explicit, (0, 0)])
     taps = math.prod(attributes.get_ints("kernel_shape"))
     if step.is_integer and padding.code != SAME and taps <= _MAX_TAPS:
         return _as_convolution(step, source)
     return step.emitter.emit("AVERAGE_POOL_2D", [source], step.output, _options(step, padding))
+
+
+def _counted_average(step: Step, includes_pads: bool) -> Tensor:
+    """Average over padded zeros, times the number of taps over the number of elements that ONNX counts."""
+    attributes, emitter = step.node.attributes, step.emitter
+    kernel, strides, pads = (attributes.get_ints(name) for name in ("kernel_shape", "strides", "pads"))
+    sizes, windows = step.data.shape[1:3], step.output.shape[1:3]
+    if step.is_integer or DYNAMIC in (*sizes, *windows):
+        raise RefusedError("an average over windows of unequal size in integers, or of a dynamic height or width")
+    ends = [(n - 1) * stride + length for n, stride, length in zip(windows, strides, kernel, strict=True)]
+    explicit = [(pads[i], max(ends[i] - sizes[i] - pads[i], 0)) for i in range(2)]
+    source = emitter.pad(step.data, [(0, 0), *explicit, (0, 0)])
+    mean = emitter.like(step.output, "mean")
+    options = schema.Pool2DOptionsT()
+    options.padding = VALID
+    options.filterHeight, options.filterWidth = kernel
+    options.strideH, options.strideW = strides
+    emitter.emit("AVERAGE_POOL_2D", [source], mean, options)
+    rows, columns = (
+        _counted(windows[i], strides[i], kernel[i], (pads[i], pads[i + 2]), sizes[i], includes_pads) for i in range(2)
+    )
+    factor = (math.prod(kernel) / (rows[:, None] * columns[None, :])).astype(np.float32)[None, :, :, None]
+    options = schema.MulOptionsT()
+    options.fusedActivationFunction = step.activation
+    return emitter.emit("MUL", [mean, emitter.constant(f"{step.output.name}_counts", factor)], step.output, options)
+
+
+def _counted(
+    windows: int, stride: int, length: int, pads: tuple[int, int], size: int, includes_pads: bool
+) -> NDArray[np.float64]:
+    """Return how many elements along one axis each window counts."""
+    starts = np.arange(windows) * stride - pads[0]
+    low, high = (-pads[0], size + pads[1]) if includes_pads else (0, size)
+    return (np.minimum(starts + length, high) - np.maximum(starts, low)).astype(np.float64)
 
 
 def _as_convolution(step: Step, source: Tensor) -> Tensor:
@@ -107,12 +139,3 @@ def _options(step: Step, padding: Padding) -> Any:
     options.strideH, options.strideW = step.node.attributes.get_ints("strides")
     options.fusedActivationFunction = step.activation
     return options
-
-
-def mean(step: Step) -> Tensor:
-    """Lower the mean over any axes."""
-    options = schema.ReducerOptionsT()
-    options.keepDims = bool(step.node.attributes.get_int("keepdims"))
-    axes = np.array(step.node.attributes.get_ints("axes"), np.int32)
-    constant = step.emitter.constant(f"{step.output.name}_axes", axes)
-    return step.emitter.emit("MEAN", [step.data, constant], step.output, options)

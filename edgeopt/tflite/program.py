@@ -6,9 +6,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 DYNAMIC = -1  # an axis whose size the application chooses
+
+TENSOR_TYPES = {
+    "float32": schema.TensorType.FLOAT32,
+    "float16": schema.TensorType.FLOAT16,
+    "int8": schema.TensorType.INT8,
+    "uint8": schema.TensorType.UINT8,
+    "int16": schema.TensorType.INT16,
+    "int32": schema.TensorType.INT32,
+    "int64": schema.TensorType.INT64,
+    "bool": schema.TensorType.BOOL,
+}
+
+
+class RefusedError(Exception):
+    """Why a node cannot be lowered exactly; collected by the lowering, never seen outside this package."""
 
 
 @dataclass(frozen=True)

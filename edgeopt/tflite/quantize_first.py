@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-_MOVES_DATA = frozenset({"Reshape", "Transpose", "Slice"})
+_MOVES_DATA = frozenset({"MirrorPad", "Reshape", "Slice", "Take", "TakePoints", "Tile", "Transpose"})
 
 
 def quantize_first(graph: ir.Graph) -> None:

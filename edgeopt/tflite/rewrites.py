@@ -13,7 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.tflite.constants import Constant, read_array, read_constant, write_constant
-from edgeopt.tflite.pictures import complete_window, ints_of
+from edgeopt.tflite.program import RefusedError
+from edgeopt.tflite.rewrites_indexing import INDEXING, pad_by_index
+from edgeopt.tflite.rewrites_matmul import PRODUCTS, batched_matmul, full_gemm
+from edgeopt.tflite.rewrites_normalization import NORMALIZATIONS
+from edgeopt.tflite.rewrites_reduction import REDUCTIONS, reduction
+from edgeopt.tflite.rewrites_windows import WINDOWS
+from edgeopt.tflite.rewriting import Rewriting, is_read
 from edgeopt.tflite.shapes import is_known, shape_of
 
 _DOMAIN = "edgeopt"
@@ -25,7 +31,7 @@ def replace_node(
     """Put a new node with the same name and outputs in the place of ``node``."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    kept = {name: value for name, value in attributes.items() if value is not None}
+    kept = {n: ir.AttrInt64s(n, []) if value == [] else value for n, value in attributes.items() if value is not None}
     new = ir.node(op_type, inputs, kept, domain=domain, name=node.name)
     for old_output, new_output in zip(node.outputs, new.outputs, strict=False):
         new_output.shape, new_output.type = old_output.shape, old_output.type
@@ -37,7 +43,7 @@ def _identity(node: ir.Node) -> None:
     """Identity; Dropout at inference."""
     source, output = node.inputs[0], node.outputs[0]
     training = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
-    mask_is_used = len(node.outputs) > 1 and bool(node.outputs[1].uses())
+    mask_is_used = len(node.outputs) > 1 and is_read(node.outputs[1])
     if mask_is_used or source is None or (training is not None and bool(training)):
         return
     if output.is_graph_output():
@@ -47,10 +53,19 @@ def _identity(node: ir.Node) -> None:
 
 
 def _relu(node: ir.Node) -> None:
+    if node.outputs[0].dtype != ir.DataType.FLOAT:
+        write, source = Rewriting(node), node.inputs[0]
+        assert source is not None
+        write.finish(write.add("Max", source, write.number(0, source)))
+        return
     replace_node(node, "Clamp", node.inputs, low=0.0, high=math.inf)
 
 
 def _clip(node: ir.Node) -> None:
+    source, given = node.inputs[0], [value for value in node.inputs[1:] if value is not None]
+    if node.outputs[0].dtype != ir.DataType.FLOAT or any(read_array(value) is None for value in given):
+        _clip_by_operands(node, source)
+        return
     bounds = [-math.inf, math.inf]
     for index in (1, 2):
         if len(node.inputs) > index and node.inputs[index] is not None:
@@ -58,8 +73,17 @@ def _clip(node: ir.Node) -> None:
             if bound is None:
                 return
             bounds[index - 1] = float(bound.reshape(()))
-    if bounds[0] <= bounds[1]:
-        replace_node(node, "Clamp", node.inputs[:1], low=bounds[0], high=bounds[1])
+    replace_node(node, "Clamp", node.inputs[:1], low=min(bounds), high=bounds[1])
+
+
+def _clip_by_operands(node: ir.Node, value: ir.Value | None) -> None:
+    """Clip integers, or to computed bounds."""
+    assert value is not None
+    write, source = Rewriting(node), value
+    for op_type, bound in zip(("Max", "Min"), node.inputs[1:], strict=False):
+        if bound is not None:
+            value = write.add(op_type, value, bound)
+    write.finish(value if value is not source else write.copy(value))
 
 
 def _reshape(node: ir.Node) -> None:
@@ -67,20 +91,6 @@ def _reshape(node: ir.Node) -> None:
     shape = shape_of(node.outputs[0])
     if sum(size < 0 for size in shape) <= 1:
         replace_node(node, "Reshape", node.inputs[:1], shape=list(shape))
-
-
-def _mean(node: ir.Node) -> None:
-    rank = len(shape_of(node.inputs[0]))
-    given = ints_of(node, "axes")
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        array = read_array(node.inputs[1])
-        if array is None:
-            return
-        given = array.tolist()
-    if not given and node.attributes.get_int("noop_with_empty_axes", 0) != 0:
-        return
-    axes = sorted(axis % rank for axis in given) if given else list(range(rank))
-    replace_node(node, "Mean", node.inputs[:1], axes=axes, keepdims=node.attributes.get_int("keepdims", 1))
 
 
 def _global_average(node: ir.Node) -> None:
@@ -97,11 +107,19 @@ def _pad(node: ir.Node) -> None:
             return
         value = float(array.real().reshape(()))
     axes = read_array(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else np.arange(rank)
-    if pads is None or axes is None or node.attributes.get_string("mode", "constant") != "constant" or pads.min() < 0:
-        return
+    if pads is None or axes is None:
+        raise RefusedError("pads that are not constant")
+    mode = node.attributes.get_string("mode", "constant")
     full = np.zeros((2, rank), np.int64)
     full[:, axes % rank] = pads.reshape(2, -1)
-    replace_node(node, "Pad", node.inputs[:1], pads=full.reshape(-1).tolist(), value=value)
+    if (full < 0).any():
+        raise RefusedError("negative pads")
+    if mode == "constant":
+        replace_node(node, "Pad", node.inputs[:1], pads=full.reshape(-1).tolist(), value=value)
+    elif mode == "reflect" and rank <= 4 and (full < np.array(shape_of(node.inputs[0]))).all():
+        replace_node(node, "MirrorPad", node.inputs[:1], pads=full.reshape(-1).tolist())
+    else:
+        pad_by_index(node, full, mode)
 
 
 def _slice(node: ir.Node) -> None:
@@ -117,9 +135,11 @@ def _slice(node: ir.Node) -> None:
     begin, end, stride = [0] * len(shape), [max(size, 0) for size in shape], [1] * len(shape)
     for i, axis in enumerate(range(len(starts)) if axes is None else axes):
         step = 1 if steps is None else int(steps[i])
-        if step < 1 or not is_known(shape[axis]):
-            return
+        if not is_known(shape[axis]):
+            raise RefusedError("cutting a dynamic axis")
         begin[axis], end[axis], _ = slice(int(starts[i]), int(ends[i]), step).indices(shape[axis])
+        if end[axis] < 0:  # backwards and with the first element, which a second subtraction of the size says
+            end[axis] -= shape[axis]
         stride[axis] = step
     replace_node(node, "Slice", node.inputs[:1], starts=begin, ends=end, steps=stride)
 
@@ -130,9 +150,11 @@ def _gemm(node: ir.Node) -> None:
     if (
         weight is None
         or weight.array.ndim != 2
+        or weight.array.dtype not in (np.float32, np.int8)
         or (alpha, beta) != (1.0, 1.0)
         or node.attributes.get_int("transA", 0) != 0
     ):
+        full_gemm(node)
         return
     if node.attributes.get_int("transB", 0) == 0:
         weight = weight.transposed((1, 0))
@@ -140,6 +162,7 @@ def _gemm(node: ir.Node) -> None:
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = _bias(node.inputs[2], num_outputs=weight.array.shape[0])
         if bias is None:
+            full_gemm(node)
             return
         inputs.append(write_constant(bias, f"{node.name}_bias", node))
     replace_node(node, "FullyConnected", inputs)
@@ -149,6 +172,7 @@ def _matmul(node: ir.Node) -> None:
     """MatMul with a constant matrix, and the Add of a constant behind it if nothing else sees the product."""
     weight = read_constant(node.inputs[1])
     if weight is None or weight.array.ndim != 2 or len(shape_of(node.inputs[0])) < 2:
+        batched_matmul(node)
         return
     inputs = [node.inputs[0], write_constant(weight.transposed((1, 0)), f"{node.name}_weight", node)]
     add = _only_consumer(node.outputs[0], "Add")
@@ -224,19 +248,21 @@ def _fold_into_convolution(node: ir.Node, source: ir.Value, factor: np.ndarray, 
 
 
 REWRITES: Mapping[str, Callable[[ir.Node], None]] = {
-    "AveragePool": complete_window,
+    **INDEXING,
+    **NORMALIZATIONS,
+    **PRODUCTS,
+    **REDUCTIONS,
+    **WINDOWS,
     "BatchNormalization": _batch_normalization,
     "Clip": _clip,
-    "Conv": complete_window,
     "Dropout": _identity,
     "Flatten": _reshape,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average,
     "Identity": _identity,
     "MatMul": _matmul,
-    "MaxPool": complete_window,
     "Pad": _pad,
-    "ReduceMean": _mean,
+    "ReduceMean": reduction(lambda write, value, axes, keepdims: write.reduce("Mean", value, axes, keepdims)),
     "Relu": _relu,
     "Reshape": _reshape,
     "Slice": _slice,

@@ -1,4 +1,4 @@
-"""Operators that move or cut data without changing values: Reshape, Transpose, Concat, Pad, Slice, Resize."""
+"""Operators that move, cut or repeat data: Reshape, Transpose, Concat, Pad, Slice, Resize, DepthToSpace."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeopt.affine import quantize_int8
-from edgeopt.tflite.program import DYNAMIC, Tensor
-from edgeopt.tflite.step import RefusedError, Step
+from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
+from edgeopt.tflite.step import Step
 
 _MAX_DYNAMIC_AXES = 1
 
@@ -22,10 +22,10 @@ def reshape(step: Step) -> Tensor:
 def transpose(step: Step) -> Tensor:
     """Lower Transpose."""
     permutation = step.node.attributes.get_ints("perm")
-    if len(permutation) > 5:
-        raise RefusedError(f"transposing {len(permutation)} axes, expected at most 5")
+    if len(permutation) > 6:
+        raise RefusedError(f"transposing {len(permutation)} axes, expected at most 6")
     constant = step.emitter.constant(f"{step.output.name}_perm", np.array(permutation, np.int32))
-    version = 4 if len(permutation) > 4 else None
+    version = {5: 4, 6: 6}.get(len(permutation))
     return step.emitter.emit(
         "TRANSPOSE", [step.data, constant], step.output, schema.TransposeOptionsT(), version=version
     )
@@ -57,7 +57,7 @@ def pad(step: Step) -> Tensor:
 def _pad_value(step: Step, value: float) -> Tensor:
     name, quantization = f"{step.output.name}_value", step.data.quantization
     if quantization is None:
-        return step.emitter.constant(name, np.array([value], np.float32))
+        return step.emitter.constant(name, np.array([value], step.data.dtype))
     # A value off the grid becomes the integer that the QuantizeLinear behind the Pad would have made of it.
     steps = quantize_int8(np.array([value], np.float32), quantization.scale, quantization.zero_point)
     return step.emitter.constant(name, steps, quantization)
@@ -69,8 +69,8 @@ def slices(step: Step) -> Tensor:
     rank = len(step.data.shape)
     dynamic = [axis for axis, size in enumerate(step.data.shape) if size == DYNAMIC]
     name = step.output.name
-    if rank > 5 or (rank > 4 and (steps > 1).any()):
-        raise RefusedError(f"slicing {rank} axes, expected at most 4")
+    if rank > 5:
+        raise RefusedError(f"slicing {rank} axes, expected at most 5")
     if (steps == 1).all():
         sizes = np.maximum(ends - starts, 0)
         sizes[dynamic] = -1
@@ -81,35 +81,47 @@ def slices(step: Step) -> Tensor:
     options.endMask = sum(1 << axis for axis in dynamic)
     arrays = (("begin", starts), ("end", ends), ("strides", steps))
     bounds = [step.emitter.constant(f"{name}_{n}", array) for n, array in arrays]
-    return step.emitter.emit("STRIDED_SLICE", [step.data, *bounds], step.output, options)
+    version = 4 if rank > 4 else None
+    return step.emitter.emit("STRIDED_SLICE", [step.data, *bounds], step.output, options, version=version)
 
 
 def resize(step: Step) -> Tensor:
-    """Lower Resize: nearest neighbours whose coordinates TFLite maps the same way."""
-    mode, coordinates, rounding = (
-        step.node.attributes.get_string(name) for name in ("mode", "coordinate_transformation_mode", "nearest_mode")
-    )
-    sizes, new_sizes = step.data.shape[1:3], step.output.shape[1:3]
-    if mode != "nearest" or DYNAMIC in (*sizes, *new_sizes):
-        raise RefusedError(f"resizing with mode {mode!r}, expected 'nearest' between known sizes")
-    if not _repeats_whole_pixels(step, coordinates, rounding):
-        raise RefusedError(
-            f"nearest neighbours with {coordinates!r} and {rounding!r} from {list(sizes)} to {list(new_sizes)}, "
-            "expected to repeat each pixel a whole number of times"
-        )
-    constant = step.emitter.constant(f"{step.output.name}_size", np.array(new_sizes, np.int32))
+    """Lower Resize to nearest neighbours; normal form has made sure that TFLite maps the coordinates the same way."""
+    constant = step.emitter.constant(f"{step.output.name}_size", np.array(step.output.shape[1:3], np.int32))
     options = schema.ResizeNearestNeighborOptionsT()
     return step.emitter.emit("RESIZE_NEAREST_NEIGHBOR", [step.data, constant], step.output, options)
 
 
-def _repeats_whole_pixels(step: Step, coordinates: str, rounding: str) -> bool:
-    """Whether ONNX picks pixel ``i // factor``, as TFLite's ``floor(i * old / new)`` does for whole factors."""
-    pairs = list(
-        zip(step.data.shape[1:3], step.output.shape[1:3], step.node.attributes.get_floats("scales"), strict=True)
-    )
-    if any(new % old or scale != new // old for old, new, scale in pairs):
-        return False
-    if coordinates == "asymmetric":
-        return rounding == "floor"
-    # Half-pixel centres lie inside the pixel that they repeat, so any rounding to the nearest gives it.
-    return coordinates in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round_")
+def resize_linear(step: Step) -> Tensor:
+    """Lower Resize with linear interpolation."""
+    coordinates = step.node.attributes.get_string("coordinate_transformation_mode")
+    options = schema.ResizeBilinearOptionsT()
+    options.alignCorners = coordinates == "align_corners"
+    options.halfPixelCenters = coordinates.endswith("half_pixel")
+    constant = step.emitter.constant(f"{step.output.name}_size", np.array(step.output.shape[1:3], np.int32))
+    version = 3 if options.halfPixelCenters else None
+    return step.emitter.emit("RESIZE_BILINEAR", [step.data, constant], step.output, options, version=version)
+
+
+def mirror_pad(step: Step) -> Tensor:
+    """Lower Pad that reflects at the edge."""
+    pads, rank = step.node.attributes.get_ints("pads"), len(step.data.shape)
+    options = schema.MirrorPadOptionsT()
+    options.mode = schema.MirrorPadMode.REFLECT
+    pairs = np.array([pads[:rank], pads[rank:]], np.int32).T
+    constant = step.emitter.constant(f"{step.output.name}_pads", np.ascontiguousarray(pairs))
+    return step.emitter.emit("MIRROR_PAD", [step.data, constant], step.output, options)
+
+
+def depth_to_space(step: Step) -> Tensor:
+    """Lower DepthToSpace, channels-last, in the order DCR."""
+    options = schema.DepthToSpaceOptionsT()
+    options.blockSize = step.node.attributes.get_int("blocksize")
+    return step.emitter.emit("DEPTH_TO_SPACE", [step.data], step.output, options)
+
+
+def space_to_depth(step: Step) -> Tensor:
+    """Lower SpaceToDepth, channels-last."""
+    options = schema.SpaceToDepthOptionsT()
+    options.blockSize = step.node.attributes.get_int("blocksize")
+    return step.emitter.emit("SPACE_TO_DEPTH", [step.data], step.output, options)

@@ -27,6 +27,13 @@ def shape_of(value: ir.Value | None) -> Shape:
     return tuple(dim if isinstance(dim, int) else DYNAMIC for dim in value.shape)
 
 
+def broadcast_shape(shapes: Sequence[Shape]) -> Shape:
+    """Return the shape that broadcasting gives; a dynamic axis stays dynamic."""
+    rank = max(len(shape) for shape in shapes)
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+
+
 def is_known(size: int) -> bool:
     """Whether an axis has a fixed size."""
     return size != DYNAMIC

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgeopt.tflite.emitter import Emitter
-from edgeopt.tflite.program import Quantization, Tensor
-
-
-class RefusedError(Exception):
-    """Why a node cannot be lowered exactly; collected by the lowering, never seen outside this package."""
+from edgeopt.tflite.program import Quantization, RefusedError, Tensor
 
 
 @dataclass(frozen=True)
@@ -21,7 +17,7 @@ class Step:
 
     In an integer step every operand is int8 with a quantization, constants included, and ``output`` has the
     quantization that the graph asks for; in a float step all of them are float32. ``activation`` is the schema's code
-    of the activation to fuse; it is NONE for operators that cannot fuse one.
+    of the activation to fuse; it is NONE for operators that cannot fuse one. ``extra`` are outputs behind the first.
     """
 
     node: ir.Node
@@ -29,6 +25,7 @@ class Step:
     output: Tensor
     emitter: Emitter
     activation: int = 0
+    extra: tuple[Tensor, ...] = ()
 
     @property
     def is_integer(self) -> bool:

@@ -16,10 +16,11 @@ from edgeopt.errors import Refusal
 from edgeopt.tflite import clamping
 from edgeopt.tflite.constants import Constant, read_array, read_constant
 from edgeopt.tflite.emitter import Emitter
+from edgeopt.tflite.normal_form import WHY_NOT
 from edgeopt.tflite.operators import OPERATORS
-from edgeopt.tflite.program import Program, Quantization, Tensor
+from edgeopt.tflite.program import Program, Quantization, RefusedError, Tensor
 from edgeopt.tflite.shapes import shape_of
-from edgeopt.tflite.step import Entry, RefusedError, Step
+from edgeopt.tflite.step import Entry, Step
 
 
 def translate(graph: ir.Graph, *, integer_io: bool) -> tuple[Program, list[Refusal]]:
@@ -88,17 +89,30 @@ class _Translation:
 
     def _operator(self, node: ir.Node) -> None:
         entry = OPERATORS.get((node.domain, node.op_type))
-        if entry is None:
-            raise RefusedError("there is no lowering for this operator")
+        if entry is None or WHY_NOT in node.metadata_props:
+            raise RefusedError(node.metadata_props.get(WHY_NOT, "there is no lowering for this operator"))
         clamp_node = self._only_clamp(node.outputs[0])
         end = clamp_node.outputs[0] if clamp_node is not None else node.outputs[0]
-        if node.outputs[0].dtype == ir.DataType.INT8:
+        if self._moves_integers(node):
             self._tensors[node.outputs[0]] = self._moved_integers(node, entry)
-        elif (quantize := self._integer_target(node, entry, end)) is not None:
-            self._tensors[quantize.outputs[0]] = self._integer_step(node, entry, quantize, clamp_node)
-            self._done |= {quantize} | ({clamp_node} if clamp_node is not None else set())
-        else:
+        elif (quantize := self._integer_target(node, entry, end)) is None or not self._in_integers(
+            node, entry, quantize, clamp_node
+        ):
             self._float_operator(node, entry, clamp_node)
+
+    def _in_integers(self, node: ir.Node, entry: Entry, quantize: ir.Node, clamp_node: ir.Node | None) -> bool:
+        """Lower an operator in integers; ``False`` if its kernel has no exact form of these attributes."""
+        try:
+            self._tensors[quantize.outputs[0]] = self._integer_step(node, entry, quantize, clamp_node)
+        except RefusedError:
+            return False
+        self._done |= {quantize} | ({clamp_node} if clamp_node is not None else set())
+        return True
+
+    def _moves_integers(self, node: ir.Node) -> bool:
+        """Whether an operator stands between a QuantizeLinear and the DequantizeLinear that belongs to it."""
+        source = self._tensors.get(node.inputs[0]) if len(node.inputs) == 1 and node.inputs[0] is not None else None
+        return source is not None and source.is_integer and node.outputs[0].dtype == ir.DataType.INT8
 
     def _moved_integers(self, node: ir.Node, entry: Entry) -> Tensor:
         """Lower an operator that moves int8 as it is, such as a transpose between two quantized operators."""
@@ -156,7 +170,9 @@ class _Translation:
             output_value, code = node.outputs[0], clamping.NONE
         operands = tuple(None if value is None else self._float(value) for value in node.inputs)
         output = self._output(output_value, None)
-        self._tensors[output_value] = entry.lower(Step(node, operands, output, self.emitter, code))
+        extra = tuple(self._output(value, None) for value in node.outputs[1:])
+        self._tensors.update(zip(node.outputs[1:], extra, strict=True))
+        self._tensors[output_value] = entry.lower(Step(node, operands, output, self.emitter, code, extra))
 
     def _quantize(self, node: ir.Node) -> None:
         output, source = node.outputs[0], node.inputs[0]
@@ -222,6 +238,8 @@ class _Translation:
 
     def _output(self, value: ir.Value, quantization: Quantization | None, name: str | None = None) -> Tensor:
         dtype = _dtype(value) if quantization is None else np.dtype(np.int8)
+        if 0 in shape_of(value):
+            raise RefusedError(f"a tensor without elements, {_name(value)!r}")
         return self.emitter.tensor(name or _name(value), shape_of(value), dtype, quantization)
 
     def _only_quantize(self, value: ir.Value) -> ir.Node | None:

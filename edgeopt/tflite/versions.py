@@ -1,69 +1,170 @@
-"""The lowest version of each TFLite operator that expresses what we write, and the first runtime that knows it.
+"""The kernels there are: what each TFLite operator computes on, its lowest version for that, and who knows it.
 
 A runtime refuses a file with an operator version above its own, so a file that asks for no more than it needs runs on
-old boards too. Sources: TensorFlow's ``lite/tools/versioning/op_version.cc`` and ``runtime_version.cc``.
+old boards too. Sources: LiteRT's ``tflite/tools/versioning/op_version.cc`` and ``runtime_version.cc``, and for the
+dtypes ``tflite/kernels/*.cc``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-# operator -> (version for float32, version for int8)
-_VERSIONS: dict[str, tuple[int, int]] = {
-    "ADD": (1, 2),
-    "AVERAGE_POOL_2D": (1, 2),
-    "CONCATENATION": (1, 2),
-    "CONV_2D": (1, 3),
-    "DEPTHWISE_CONV_2D": (1, 3),
-    "DEQUANTIZE": (1, 2),
-    "DIV": (1, 1),
-    "FULLY_CONNECTED": (1, 4),
-    "HARD_SWISH": (1, 1),
-    "LOGISTIC": (1, 2),
-    "MAXIMUM": (1, 2),
-    "MAX_POOL_2D": (1, 2),
-    "MEAN": (1, 2),
-    "MINIMUM": (1, 2),
-    "MUL": (1, 2),
-    "PAD": (1, 2),
-    "PADV2": (1, 2),
-    "QUANTIZE": (1, 1),
-    "RELU": (1, 2),
-    "RELU6": (1, 2),
-    "RELU_N1_TO_1": (1, 1),
-    "RESHAPE": (1, 1),
-    "RESIZE_NEAREST_NEIGHBOR": (1, 2),
-    "SLICE": (1, 2),
-    "SOFTMAX": (1, 2),
-    "STRIDED_SLICE": (1, 2),
-    "SUB": (1, 2),
-    "TANH": (1, 2),
-    "TRANSPOSE": (1, 2),
+from edgeopt.tflite.program import RefusedError
+
+_FLOAT = {"float32": 1}
+_NUMBERS = {"float32": 1, "int32": 1, "int64": 1}
+_WITH_INT8 = {**_NUMBERS, "int8": 2}
+_ANYTHING = {**_WITH_INT8, "bool": 1}
+
+# operator -> dtype of its first operand that is data -> version
+_VERSIONS: Mapping[str, Mapping[str, int]] = {
+    "ABS": {"float32": 1, "int32": 5},
+    "ADD": {"float32": 1, "int8": 2, "int32": 1, "int64": 4},
+    "ARG_MAX": {"float32": 1, "int8": 2, "int32": 1, "bool": 3},
+    "ARG_MIN": {"float32": 1, "int8": 2, "int32": 1, "bool": 3},
+    "ATAN2": _FLOAT,
+    "AVERAGE_POOL_2D": {"float32": 1, "int8": 2},
+    "BATCH_MATMUL": {"float32": 1, "int8": 2},
+    "CAST": {**_NUMBERS, "bool": 1, "int8": 3},
+    "CEIL": _FLOAT,
+    "CONCATENATION": _ANYTHING,
+    "CONV_2D": {"float32": 1, "int8": 3},
+    "COS": _FLOAT,
+    "CUMSUM": _NUMBERS,
+    "DEPTHWISE_CONV_2D": {"float32": 1, "int8": 3},
+    "DEPTH_TO_SPACE": _WITH_INT8,
+    "DEQUANTIZE": {"int8": 2},
+    "DIV": {"float32": 1, "int32": 1},
+    "ELU": _FLOAT,
+    "EQUAL": _ANYTHING,
+    "EXP": _FLOAT,
+    "FLOOR": _FLOAT,
+    "FLOOR_DIV": {"float32": 2, "int32": 1, "int64": 1},
+    "FLOOR_MOD": _NUMBERS,
+    "FULLY_CONNECTED": {"float32": 1, "int8": 4},
+    "GATHER": {**_WITH_INT8, "bool": 3},
+    "GATHER_ND": {**_NUMBERS, "int8": 1, "bool": 5},
+    "GELU": _FLOAT,
+    "GREATER": _WITH_INT8,
+    "GREATER_EQUAL": _WITH_INT8,
+    "HARD_SWISH": _FLOAT,
+    "LEAKY_RELU": {"float32": 1, "int8": 1},
+    "LESS": _WITH_INT8,
+    "LESS_EQUAL": _WITH_INT8,
+    "LOG": _FLOAT,
+    "LOGICAL_AND": {"bool": 1},
+    "LOGICAL_NOT": {"bool": 1},
+    "LOGICAL_OR": {"bool": 1},
+    "LOGISTIC": {"float32": 1, "int8": 2},
+    "LOG_SOFTMAX": _FLOAT,
+    "MAXIMUM": _WITH_INT8,
+    "MAX_POOL_2D": {"float32": 1, "int8": 2},
+    "MEAN": {"float32": 1, "int8": 2},
+    "MINIMUM": _WITH_INT8,
+    "MIRROR_PAD": _WITH_INT8,
+    "MUL": {"float32": 1, "int8": 2, "int32": 1, "int64": 5},
+    "NEG": _NUMBERS,
+    "NOT_EQUAL": _ANYTHING,
+    "PAD": _WITH_INT8,
+    "PADV2": _WITH_INT8,
+    "POW": {"float32": 1, "int32": 1},
+    "PRELU": {"float32": 1, "int8": 1},
+    "QUANTIZE": _FLOAT,
+    "REDUCE_ALL": {"bool": 1},
+    "REDUCE_ANY": {"bool": 1},
+    "REDUCE_MAX": _WITH_INT8,
+    "REDUCE_MIN": _WITH_INT8,
+    "REDUCE_PROD": _NUMBERS,
+    "RELU": {"float32": 1, "int8": 2},
+    "RELU6": {"float32": 1, "int8": 2},
+    "RELU_N1_TO_1": {"float32": 1, "int8": 1},
+    "RESHAPE": {**_NUMBERS, "bool": 1, "int8": 1},
+    "RESIZE_BILINEAR": {"float32": 1, "int8": 2},
+    "RESIZE_NEAREST_NEIGHBOR": {"float32": 1, "int8": 2},
+    "REVERSE_V2": {**_NUMBERS, "int8": 3, "bool": 2},
+    "ROUND": _FLOAT,
+    "RSQRT": _FLOAT,
+    "SCATTER_ND": {**_NUMBERS, "int8": 1, "bool": 1},
+    "SELECT_V2": {**_NUMBERS, "int8": 1, "bool": 1},
+    "SIGN": {"float32": 1, "int32": 2},
+    "SIN": _FLOAT,
+    "SLICE": _ANYTHING,
+    "SOFTMAX": {"float32": 1, "int8": 2},
+    "SPACE_TO_DEPTH": _WITH_INT8,
+    "SQRT": _FLOAT,
+    "SQUARED_DIFFERENCE": {"float32": 1, "int32": 1},
+    "STRIDED_SLICE": {**_WITH_INT8, "bool": 3},
+    "SUB": {"float32": 1, "int8": 2, "int32": 1, "int64": 4},
+    "SUM": _NUMBERS,
+    "TANH": {"float32": 1, "int8": 2},
+    "TILE": {**_NUMBERS, "bool": 1, "int8": 3},
+    "TOPK_V2": _WITH_INT8,
+    "TRANSPOSE": {**_WITH_INT8, "bool": 3},
+    "TRANSPOSE_CONV": {"float32": 1, "int8": 2},
 }
 
 # (operator, version) -> the first TensorFlow Lite release that has it, where it is later than 1.14.0
 _FIRST_RUNTIME: dict[tuple[str, int], str] = {
+    ("ABS", 5): "2.12.0",
+    ("ADD", 4): "2.6.0",
+    ("ARG_MAX", 3): "2.9.0",
+    ("ARG_MIN", 3): "2.9.0",
+    ("ATAN2", 1): "2.10.0",
+    ("BATCH_MATMUL", 1): "2.3.0",
+    ("BATCH_MATMUL", 2): "2.3.0",
+    ("CAST", 3): "2.8.0",
+    ("CONV_2D", 6): "2.9.0",
+    ("CUMSUM", 1): "2.4.0",
+    ("DEPTH_TO_SPACE", 1): "2.1.0",
+    ("DEPTH_TO_SPACE", 2): "2.5.0",
     ("DIV", 2): "2.3.0",
     ("FULLY_CONNECTED", 5): "2.0.0",
+    ("GATHER", 3): "1.15.0",
+    ("GATHER_ND", 5): "2.16.0",
+    ("GELU", 1): "2.9.0",
     ("HARD_SWISH", 1): "1.15.0",
     ("MAXIMUM", 3): "2.3.0",
     ("MINIMUM", 3): "2.3.0",
+    ("MIRROR_PAD", 2): "2.3.0",
     ("MUL", 3): "1.15.0",
+    ("MUL", 5): "2.6.0",
     ("PAD", 4): "2.6.0",
     ("PADV2", 4): "2.6.0",
+    ("REDUCE_ALL", 1): "2.6.0",
+    ("RELU", 2): "2.1.0",
+    ("RESIZE_BILINEAR", 3): "2.2.0",
     ("RESIZE_NEAREST_NEIGHBOR", 3): "2.3.0",
+    ("REVERSE_V2", 2): "2.2.0",
+    ("REVERSE_V2", 3): "2.5.0",
+    ("SCATTER_ND", 1): "2.1.0",
+    ("SELECT_V2", 1): "2.2.0",
+    ("SIGN", 1): "2.11.0",
+    ("SIGN", 2): "2.12.0",
     ("SLICE", 5): "2.5.0",
+    ("STRIDED_SLICE", 3): "2.1.0",
     ("STRIDED_SLICE", 4): "2.2.0",
     ("SUB", 3): "2.3.0",
+    ("SUB", 4): "2.4.0",
+    ("TILE", 3): "2.8.0",
+    ("TRANSPOSE", 3): "1.15.0",
     ("TRANSPOSE", 4): "2.3.0",
-    ("TRANSPOSE", 6): "2.15.0",
+    ("TRANSPOSE", 6): "2.12.0",
+    ("TRANSPOSE_CONV", 2): "2.2.0",
+    ("TRANSPOSE_CONV", 3): "2.3.0",
 }
 _OLDEST_RUNTIME = "1.14.0"  # the release that brought per-channel int8
 
 
-def operator_version(builtin: str, *, integer: bool) -> int:
-    """Return the lowest version of ``builtin`` with float32 or int8 data; special options may need more."""
-    return _VERSIONS[builtin][integer]
+def operator_version(builtin: str, dtype: str) -> int:
+    """Return the lowest version of ``builtin`` that computes on ``dtype``; special options may need more.
+
+    Raises:
+        RefusedError: if there is no kernel for it.
+    """
+    version = _VERSIONS[builtin].get(dtype)
+    if version is None:
+        raise RefusedError(f"TFLite's {builtin} has no kernel for {dtype}")
+    return version
 
 
 def minimum_runtime_version(operators: Iterable[tuple[str, int]]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeopt.errors import LoweringError
-from edgeopt.tflite.program import DYNAMIC, Operator, Program, Quantization, Tensor
+from edgeopt.tflite.program import DYNAMIC, TENSOR_TYPES, Operator, Program, Quantization, Tensor
 from edgeopt.tflite.versions import minimum_runtime_version
 
 _FILE_IDENTIFIER = b"TFL3"
@@ -21,17 +21,6 @@ _SCHEMA_VERSION = 3
 _ALIGNMENT = 16
 _MAX_BYTES = 2**31 - 1  # flatbuffers address the file with signed 32-bit offsets
 _LAST_BYTE_CODE = 127  # ``deprecatedBuiltinCode`` is a signed byte, which old runtimes still read
-
-_TENSOR_TYPES = {
-    "float32": schema.TensorType.FLOAT32,
-    "float16": schema.TensorType.FLOAT16,
-    "int8": schema.TensorType.INT8,
-    "uint8": schema.TensorType.UINT8,
-    "int16": schema.TensorType.INT16,
-    "int32": schema.TensorType.INT32,
-    "int64": schema.TensorType.INT64,
-    "bool": schema.TensorType.BOOL,
-}
 
 
 def write(program: Program) -> bytes:
@@ -150,7 +139,7 @@ class _ModelWriter:
         if tensor not in self._tensor_of:
             record = schema.TensorT()
             record.name = tensor.name.encode()
-            record.type = _TENSOR_TYPES[tensor.dtype.name]
+            record.type = TENSOR_TYPES[tensor.dtype.name]
             record.shape = _int32([1 if size == DYNAMIC else size for size in tensor.shape])
             if DYNAMIC in tensor.shape:
                 record.shapeSignature = _int32(tensor.shape)

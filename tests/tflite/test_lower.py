@@ -90,13 +90,13 @@ def test_lower_refuses_all_nodes_at_once_when_several_are_unknown():
     write = GraphWriter()
     x = write.input("x", (1, 4, 8, 8))
     erf = write.node("Erf", x, name="erf")
-    conv = write.node("Conv", erf, write.constant(np.ones((4, 2, 3, 3), np.float32)), name="grouped", group=2)
-    write.output(write.node("Det", conv, name="det"))
+    pool = write.node("MaxPool", erf, name="dilated", kernel_shape=[3, 3], dilations=[2, 2])
+    write.output(write.node("Det", pool, name="det"))
     with pytest.raises(LoweringError) as caught:
         lowered(write.model())
     refused = [(refusal.node, refusal.op_type) for refusal in caught.value.refusals]
-    assert refused == [("node_erf", "Erf"), ("node_grouped", "Conv"), ("node_det", "Det")]
-    assert "2 groups of 4 channels" in str(caught.value)
+    assert refused == [("node_erf", "Erf"), ("node_dilated", "MaxPool"), ("node_det", "Det")]
+    assert "dilated pooling" in str(caught.value)
 
 
 def test_lower_names_the_first_node_when_a_shape_is_not_known():

@@ -1,0 +1,222 @@
+"""What moves, repeats, picks and places elements, in normal form: Slice, Tile, Take and whole coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeopt.tflite.constants import read_array, read_constant
+from edgeopt.tflite.program import RefusedError
+from edgeopt.tflite.rewriting import DOMAIN, Rewriting, is_read
+from edgeopt.tflite.shapes import Shape, is_known, shape_of
+
+
+def _data(node: ir.Node) -> tuple[Rewriting, ir.Value, Shape]:
+    source = node.inputs[0]
+    assert source is not None
+    return Rewriting(node), source, shape_of(source)
+
+
+def _constant(node: ir.Node, index: int, what: str) -> np.ndarray:
+    array = read_array(node.inputs[index]) if index < len(node.inputs) else None
+    if array is None:
+        raise RefusedError(f"{what} that are not constant")
+    return array
+
+
+def _known(shape: Shape, what: str) -> None:
+    if not all(is_known(size) for size in shape):
+        raise RefusedError(f"{what} of a dynamic shape")
+
+
+def _split(node: ir.Node) -> None:
+    """One Slice a part."""
+    write, source, shape = _data(node)
+    axis, begin = node.attributes.get_int("axis", 0) % len(shape), 0
+    results: list[ir.Value | None] = []
+    for output in node.outputs:
+        part = shape_of(output)
+        starts, ends = [0] * len(shape), [max(size, 0) for size in shape]
+        starts[axis], ends[axis] = begin, begin + part[axis]
+        begin += part[axis]
+        bounds: dict[str, Any] = {"starts": starts, "ends": ends, "steps": [1] * len(shape)}
+        results.append(write.add("Slice", source, shape=part, domain=DOMAIN, **bounds) if is_read(output) else None)
+    write.finish(*results)
+
+
+def _expand(node: ir.Node) -> None:
+    write, source, shape = _data(node)
+    target = shape_of(node.outputs[0])
+    padded = (1,) * (len(target) - len(shape)) + shape
+    if any(new != old and not is_known(new) for new, old in zip(target, padded, strict=True)):
+        raise RefusedError("a shape that is not constant")
+    repeats = [new if old == 1 and new != old else 1 for new, old in zip(target, padded, strict=True)]
+    write.finish(_tiled(write, write.reshape(source, padded), repeats))
+
+
+def _tile(node: ir.Node) -> None:
+    write, source, _ = _data(node)
+    write.finish(_tiled(write, source, _constant(node, 1, "repeats").tolist()))
+
+
+def _tiled(write: Rewriting, value: ir.Value, repeats: Sequence[int]) -> ir.Value:
+    shape = tuple(
+        size * count if is_known(size) or count != 1 else size
+        for size, count in zip(shape_of(value), repeats, strict=True)
+    )
+    return write.add("Tile", value, shape=shape, domain=DOMAIN, repeats=list(repeats))
+
+
+def _gather(node: ir.Node) -> None:
+    """A Gather with constant indices; with computed ones it stays as it is."""
+    indices = read_array(node.inputs[1])
+    if indices is None:
+        return
+    write, source, shape = _data(node)
+    axis = node.attributes.get_int("axis", 0) % len(shape)
+    if not is_known(shape[axis]) and (indices < 0).any():
+        raise RefusedError("negative indices into a dynamic axis")
+    write.finish(write.take(source, indices, axis))
+
+
+def _gather_points(node: ir.Node) -> None:
+    indices = _constant(node, 1, "indices")
+    batch = node.attributes.get_int("batch_dims", 0)
+    grid = np.indices(indices.shape[:batch]).reshape(batch, *indices.shape[:batch], *(1,) * (indices.ndim - batch - 1))
+    own = [np.broadcast_to(axis, indices.shape[:-1]) for axis in grid]
+    _pick(node, np.stack([*own, *np.moveaxis(indices, -1, 0)], axis=-1))
+
+
+def _gather_elements(node: ir.Node) -> None:
+    indices = _constant(node, 1, "indices")
+    _pick(node, _coordinates(indices, node.attributes.get_int("axis", 0)))
+
+
+def _coordinates(indices: np.ndarray, axis: int) -> np.ndarray:
+    """Return whole coordinates: those of each index itself, but along ``axis`` the index."""
+    grid: list[np.ndarray] = list(np.indices(indices.shape))
+    grid[axis % indices.ndim] = indices
+    return np.stack(grid, axis=-1)
+
+
+def _pick(node: ir.Node, points: np.ndarray) -> None:
+    write, source, shape = _data(node)
+    write.finish(
+        write.add("TakePoints", source, shape=shape_of(node.outputs[0]), domain=DOMAIN, **_points(points, shape))
+    )
+
+
+def _points(points: np.ndarray, shape: Shape) -> dict[str, Any]:
+    sizes = np.array(shape[: points.shape[-1]])
+    if (points < 0).any() and not all(is_known(size) for size in sizes):
+        raise RefusedError("negative indices into a dynamic axis")
+    positive = np.where(points < 0, points + sizes, points)
+    return {"points": positive.reshape(-1).tolist(), "points_shape": list(positive.shape)}
+
+
+def _scatter_points(node: ir.Node) -> None:
+    _place(node, _constant(node, 1, "indices"))
+
+
+def _scatter_elements(node: ir.Node) -> None:
+    indices = _constant(node, 1, "indices")
+    _place(node, _coordinates(indices, node.attributes.get_int("axis", 0)))
+
+
+def _place(node: ir.Node, points: np.ndarray) -> None:
+    write, source, shape = _data(node)
+    how, attributes = node.attributes.get_string("reduction", "none"), _points(points, shape)
+    if how not in ("none", "add"):
+        raise RefusedError(f"reduction={how!r}, expected 'none' or 'add'")
+    rows = np.array(attributes["points"]).reshape(-1, points.shape[-1])
+    if how == "none" and len(np.unique(rows, axis=0)) < len(rows):
+        raise RefusedError("several updates of one place, of which TFLite would write the sum")
+    write.finish(
+        write.add("PutPoints", source, node.inputs[2], shape=shape, domain=DOMAIN, reduction=how, **attributes)
+    )
+
+
+def pad_by_index(node: ir.Node, pads: np.ndarray, mode: str) -> None:
+    """Pads that repeat what is there (or cut it off), as indices along each axis."""
+    write, value, shape = _data(node)
+    for axis, (before, after) in enumerate(pads.T.tolist()):
+        if before or after:
+            _known((shape[axis],), f"padding with mode {mode!r}")
+            places = _padded_places(shape[axis], before, after, mode)
+            value = write.take(value, places, axis)
+    write.finish(value)
+
+
+def _padded_places(size: int, before: int, after: int, mode: str) -> np.ndarray:
+    places = np.arange(-before, size + after)
+    if mode == "edge":
+        return places.clip(0, size - 1)
+    if mode == "wrap":
+        return places % size
+    period = max(2 * size - 2, 1)
+    folded = places % period
+    return np.minimum(folded, period - folded) if size > 1 else folded * 0
+
+
+def _one_hot(node: ir.Node) -> None:
+    write, indices, shape = _data(node)
+    depth, values = _constant(node, 1, "depths"), read_constant(node.inputs[2])
+    if values is None:
+        raise RefusedError("values that are not constant")
+    axis = node.attributes.get_int("axis", -1) % (len(shape) + 1)
+    off, on = (write.constant(value) for value in values.real())
+    count = int(depth.reshape(()))
+    dtype = node.outputs[0].dtype
+    target = (*shape[:axis], count, *shape[axis:])
+    write.finish(
+        write.add("OneHot", indices, on, off, shape=target, dtype=dtype, domain=DOMAIN, depth=count, axis=axis)
+    )
+
+
+def _triangle(node: ir.Node) -> None:
+    write, source, shape = _data(node)
+    _known(shape[-2:], "a triangle")
+    offset = int(_constant(node, 1, "diagonals").reshape(())) if len(node.inputs) > 1 and node.inputs[1] else 0
+    part = np.triu if node.attributes.get_int("upper", 1) else np.tril
+    mask = write.constant(part(np.ones(shape[-2:], np.bool_), offset))
+    write.finish(write.add("Where", mask, source, write.number(0, source), shape=shape, dtype=source.dtype))
+
+
+def _space(to_depth: bool) -> Callable[[ir.Node], None]:
+    """DepthToSpace in the order that TFLite does not have, as a reshape of more axes; the others stay."""
+
+    def rewrite(node: ir.Node) -> None:
+        mode = node.attributes.get_string("mode", "DCR")
+        if mode == "DCR":
+            return
+        write, source, shape = _data(node)
+        block = node.attributes.get_int("blocksize")
+        n, c, h, w = shape
+        if to_depth:
+            parts = write.reshape(source, (n, c, h // block, block, w // block, block))
+            moved = write.transpose(parts, (0, 1, 3, 5, 2, 4))
+        else:
+            parts = write.reshape(source, (n, c // block**2, block, block, h, w))
+            moved = write.transpose(parts, (0, 1, 4, 2, 5, 3))
+        write.finish(write.reshape(moved, shape_of(node.outputs[0])))
+
+    return rewrite
+
+
+INDEXING: Mapping[str, Callable[[ir.Node], None]] = {
+    "DepthToSpace": _space(to_depth=False),
+    "Expand": _expand,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_points,
+    "OneHot": _one_hot,
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_points,
+    "SpaceToDepth": _space(to_depth=True),
+    "Split": _split,
+    "Tile": _tile,
+    "Trilu": _triangle,
+}

@@ -1,0 +1,219 @@
+"""Windows in normal form: one axis becomes two, ConvTranspose gets explicit pads, Resize picks or multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgeopt.tflite.constants import Constant, read_array, read_constant
+from edgeopt.tflite.pictures import complete_window, has_resize_kernel, ints_of, resize_attributes
+from edgeopt.tflite.program import RefusedError
+from edgeopt.tflite.rewriting import DOMAIN, Rewriting
+from edgeopt.tflite.shapes import is_known, shape_of
+
+_WINDOW = ("kernel_shape", "strides", "dilations")
+_PLAIN = {"ceil_mode": 0, "count_include_pad": 0, "storage_order": 0, "group": 1, "p": 2}
+
+
+def window(node: ir.Node) -> None:
+    """Conv and the pools with every attribute written out; those of one spatial axis get a second one of size 1."""
+    complete_window(node)
+    source, pads = node.inputs[0], ints_of(node, "pads")
+    if source is None or len(shape_of(source)) != 3 or not pads:
+        return
+    write = Rewriting(node)
+    inputs = [write.reshape(source, (*shape_of(source)[:2], 1, shape_of(source)[2]))]
+    if node.op_type == "Conv":
+        inputs += [_wide(write, node.inputs[1]), *(value for value in node.inputs[2:] if value is not None)]
+    attributes: dict[str, Any] = {name: [1, *ints_of(node, name)] for name in _WINDOW}
+    attributes |= {"pads": [0, pads[0], 0, pads[1]]}
+    flags: dict[str, Any] = {
+        name: node.attributes.get_int(name, value) for name, value in _PLAIN.items() if name in node.attributes
+    }
+    n, channels, length = shape_of(node.outputs[0])
+    wide = write.add(node.op_type, *inputs, shape=(n, channels, 1, length), **attributes, **flags)
+    write.finish(write.reshape(wide, (n, channels, length)))
+
+
+def _wide(write: Rewriting, value: ir.Value | None) -> ir.Value:
+    weight = read_constant(value)
+    if weight is None or weight.array.ndim != 3:
+        raise RefusedError("weights that are not constant")
+    shape = (*weight.array.shape[:2], 1, weight.array.shape[2])
+    axis = weight.axis if weight.axis < 2 else 3
+    return write.write(Constant(weight.array.reshape(shape), weight.scales, weight.zero_points, axis), "weight")
+
+
+def transposed_window(node: ir.Node) -> None:
+    """ConvTranspose with explicit pads and output padding; one spatial axis becomes two."""
+    source, weight = node.inputs[0], read_constant(node.inputs[1])
+    if source is None or weight is None or weight.array.ndim not in (3, 4):
+        raise RefusedError("weights that are not constant, or more than two spatial axes")
+    spatial = weight.array.ndim - 2
+    sizes, new_sizes = shape_of(source)[2:], shape_of(node.outputs[0])[2:]
+    if not all(is_known(size) for size in (*sizes, *new_sizes)):
+        raise RefusedError("a dynamic height or width")
+    strides, dilations = (ints_of(node, name) or [1] * spatial for name in ("strides", "dilations"))
+    kernel = weight.array.shape[2:]
+    full = [
+        (size - 1) * stride + dilation * (length - 1) + 1
+        for size, stride, dilation, length in zip(sizes, strides, dilations, kernel, strict=True)
+    ]
+    before = _pads_before(node, spatial, full, new_sizes)
+    write = Rewriting(node)
+    inputs = [source, write.write(weight, "weight"), *(value for value in node.inputs[2:] if value is not None)]
+    if spatial == 1:
+        inputs[0] = write.reshape(source, (*shape_of(source)[:2], 1, *sizes))
+        inputs[1] = _wide(write, node.inputs[1])
+        strides, dilations, before, new_sizes = [1, *strides], [1, *dilations], [0, *before], (1, *new_sizes)
+        full = [1, *full]
+    after = [size - start - new for size, start, new in zip(full, before, new_sizes, strict=True)]
+    attributes: dict[str, Any] = {
+        "strides": strides,
+        "dilations": dilations,
+        "pads": [*before, *(max(size, 0) for size in after)],
+    }
+    attributes |= {"output_padding": [max(-size, 0) for size in after], "kernel_shape": [1, *kernel][-2:]}
+    shape = (*shape_of(node.outputs[0])[:2], *new_sizes)
+    result = write.add("ConvTranspose", *inputs, shape=shape, group=node.attributes.get_int("group", 1), **attributes)
+    write.finish(write.reshape(result, shape_of(node.outputs[0])))
+
+
+def _pads_before(node: ir.Node, spatial: int, full: list[int], new_sizes: tuple[int, ...]) -> list[int]:
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode == "NOTSET" and not ints_of(node, "output_shape"):
+        return ints_of(node, "pads")[:spatial] or [0] * spatial
+    if mode == "VALID":
+        return [0] * spatial
+    extra = ints_of(node, "output_padding") or [0] * spatial
+    totals = [max(size + pad - new, 0) for size, pad, new in zip(full, extra, new_sizes, strict=True)]
+    return [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals]
+
+
+def resize(node: ir.Node) -> None:
+    """Leave a Resize to the kernel that does the same, if there is one; else pick or multiply."""
+    attributes = resize_attributes(node, shape_of(node.inputs[0]), shape_of(node.outputs[0]))
+    if attributes is None or not has_resize_kernel(shape_of(node.inputs[0]), shape_of(node.outputs[0]), attributes):
+        _resize_by_axis(node)
+
+
+def _resize_by_axis(node: ir.Node) -> None:
+    """Do a Resize that no kernel does, as what it is along each axis: picked indices, or a product with a matrix.
+
+    The matrix is what ONNX's own reference makes of the identity, so every mode means what ONNX says.
+    """
+    source, target = node.inputs[0], node.outputs[0]
+    assert source is not None
+    shape, new_shape = shape_of(source), shape_of(target)
+    mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    if mode == "tf_crop_and_resize":
+        raise RefusedError("coordinates of tf_crop_and_resize, which may lie outside")
+    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise RefusedError("a Resize that keeps the aspect ratio")
+    moved = [axis for axis, (old, new) in enumerate(zip(shape, new_shape, strict=True)) if old != new]
+    if any(not is_known(size) for axis in moved for size in (shape[axis], new_shape[axis])):
+        raise RefusedError("resizing a dynamic axis")
+    write, value = Rewriting(node), source
+    for axis in _scaled_axes(node, len(shape), moved):
+        value = _resized(write, node, value, axis, new_shape[axis])
+    write.finish(value if value is not source else write.copy(value))
+
+
+def _scaled_axes(node: ir.Node, rank: int, moved: list[int]) -> list[int]:
+    """Return the axes that change: a scale near 1 moves what lies on an axis even if its size stays."""
+    scales = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    if scales is None or not scales.size:
+        return moved
+    axes = [axis % rank for axis in ints_of(node, "axes")] or list(range(rank))
+    return sorted({*moved, *(axis for axis, scale in zip(axes, scales.tolist(), strict=True) if scale != 1)})
+
+
+def _resized(write: Rewriting, node: ir.Node, value: ir.Value, axis: int, size: int) -> ir.Value:
+    matrix = _resize_matrix(node, axis, shape_of(value)[axis], size, len(shape_of(value)))
+    if node.attributes.get_string("mode", "nearest") == "nearest":
+        _check_ties(node, shape_of(value)[axis], size, axis)
+        return write.take(value, matrix.argmax(axis=0), axis)
+    rank = len(shape_of(value))
+    order = [other for other in range(rank) if other != axis] + [axis]
+    last = write.transpose(value, order)
+    weight = write.constant(np.ascontiguousarray(matrix.T))
+    product = write.add("FullyConnected", last, weight, shape=(*shape_of(last)[:-1], size), domain=DOMAIN)
+    return write.transpose(product, [order.index(other) for other in range(rank)])
+
+
+def _check_ties(node: ir.Node, old: int, new: int, axis: int) -> None:
+    """Refuse coordinates within a hair of a tie: which neighbour is nearest then depends on the runtime's precision."""
+    coordinates = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    given = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    axes = ints_of(node, "axes") or list(range(len(shape_of(node.inputs[0]))))
+    scale = float(given[axes.index(axis)]) if given is not None and given.size and axis in axes else new / old
+    places = np.arange(new, dtype=np.float64)
+    if coordinates == "align_corners":
+        places *= (old - 1) / max(new - 1, 1)
+    else:
+        half = 0.5 if "half_pixel" in coordinates else 0.0
+        places = (places + half) / scale - half
+    tie = 0.5 if node.attributes.get_string("nearest_mode", "round_prefer_floor").startswith("round") else 0.0
+    distance = np.abs(places - tie - np.rint(places - tie))
+    if ((distance > 0) & (distance < 1e-6 * np.maximum(1, np.abs(places)))).any():
+        raise RefusedError("nearest neighbours of a place that lies within a hair of the middle")
+
+
+def _resize_matrix(node: ir.Node, axis: int, old: int, new: int, rank: int) -> np.ndarray:
+    """Return what Resize makes of each unit vector along one axis: ``(old, new)``."""
+    from onnx.reference import ReferenceEvaluator  # slow to import
+
+    scales = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    axes = [other % rank for other in ints_of(node, "axes")] or list(range(rank))
+    names = ("mode", "coordinate_transformation_mode", "nearest_mode")
+    attributes: dict[str, Any] = {name: node.attributes.get_string(name) for name in names if name in node.attributes}
+    numbers: dict[str, Any] = {
+        name: node.attributes.get_int(name) for name in ("exclude_outside", "antialias") if name in node.attributes
+    }
+    if "cubic_coeff_a" in node.attributes:
+        numbers["cubic_coeff_a"] = node.attributes.get_float("cubic_coeff_a")
+    feeds = {"x": np.eye(old, dtype=np.float32)}
+    if scales is not None and scales.size:
+        feeds["scales"] = np.array([1, scales[axes.index(axis)]], np.float32)
+    else:
+        feeds["sizes"] = np.array([old, new], np.int64)
+    inputs = ["x", "", "scales" if "scales" in feeds else "", "sizes" if "sizes" in feeds else ""]
+    proto = onnx.helper.make_node("Resize", inputs, ["y"], **attributes, **numbers)
+    opset = max(node.graph.opset_imports.get("", 19) if isinstance(node.graph, ir.Graph) else 19, 19)
+    (result,) = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
+    matrix = np.asarray(result, np.float32)
+    if matrix.shape != (old, new):
+        raise RefusedError(f"a Resize from {old} to {matrix.shape[-1]}, expected {new}")
+    return matrix
+
+
+def sum_of_powers(node: ir.Node) -> None:
+    """LpPool, as an average pool over absolute values or squares times the number of elements."""
+    complete_window(node)
+    power, source = node.attributes.get_int("p", 2), node.inputs[0]
+    if power not in (1, 2) or source is None or len(shape_of(source)) not in (3, 4):
+        raise RefusedError(f"p={power} over {len(shape_of(source))} axes, expected p of 1 or 2 and pictures")
+    write = Rewriting(node)
+    each = write.add("Abs", source) if power == 1 else write.add("Mul", source, source)
+    attributes: dict[str, Any] = {name: ints_of(node, name) for name in (*_WINDOW, "pads")}
+    flags: dict[str, Any] = {"ceil_mode": node.attributes.get_int("ceil_mode", 0), "count_include_pad": 1}
+    mean = write.add("AveragePool", each, shape=shape_of(node.outputs[0]), **attributes, **flags)
+    pool = mean.producer()
+    total = write.add("Mul", mean, write.number(float(np.prod(attributes["kernel_shape"])), mean))
+    write.finish(total if power == 1 else write.add("Sqrt", total))
+    assert pool is not None
+    window(pool)
+
+
+WINDOWS: Mapping[str, Callable[[ir.Node], None]] = {
+    "AveragePool": window,
+    "Conv": window,
+    "ConvTranspose": transposed_window,
+    "LpPool": sum_of_powers,
+    "MaxPool": window,
+    "Resize": resize,
+}

@@ -1,0 +1,225 @@
+"""Functions of one operand, element by element: a kernel each, or a few of them where none exists.
+
+What is put together here keeps float32's precision over the whole range, and overflows only where the function does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
+from edgeopt.tflite.step import Entry, Lower, Step, never
+
+
+def kernel(builtin: str) -> Lower:
+    """Return the lowering of an operator that one kernel computes."""
+
+    def lower(step: Step) -> Tensor:
+        return step.emitter.emit(builtin, [step.data], step.output)
+
+    return lower
+
+
+def reciprocal(step: Step) -> Tensor:
+    """Lower Reciprocal."""
+    return step.emitter.apply("DIV", step.emitter.number(1, step.data), step.data)
+
+
+def tan(step: Step) -> Tensor:
+    """Lower Tan."""
+    return step.emitter.apply("DIV", step.emitter.apply("SIN", step.data), step.emitter.apply("COS", step.data))
+
+
+def atan(step: Step) -> Tensor:
+    """Lower Atan."""
+    if DYNAMIC in step.data.shape:
+        raise RefusedError("an arc tangent of a dynamic shape: the kernel does not broadcast")
+    ones = step.emitter.constant("ones", np.ones(step.data.shape, np.float32))
+    return step.emitter.apply("ATAN2", step.data, ones)
+
+
+def asin(step: Step) -> Tensor:
+    """Lower Asin."""
+    return step.emitter.apply("ATAN2", step.data, _other_side(step))
+
+
+def acos(step: Step) -> Tensor:
+    """Lower Acos."""
+    return step.emitter.apply("ATAN2", _other_side(step), step.data)
+
+
+def _other_side(step: Step) -> Tensor:
+    """Return ``sqrt(1 - x^2)`` as ``sqrt((1 - x)(1 + x))``, which loses nothing near 1."""
+    emitter, one = step.emitter, step.emitter.number(1, step.data)
+    product = emitter.apply("MUL", emitter.apply("SUB", one, step.data), emitter.apply("ADD", one, step.data))
+    return emitter.apply("SQRT", product)
+
+
+def cosh(step: Step) -> Tensor:
+    """Lower Cosh."""
+    emitter, half = step.emitter, step.emitter.number(0.5, step.data)
+    grown = emitter.apply("EXP", step.data)
+    shrunk = emitter.apply("EXP", emitter.apply("NEG", step.data))
+    return emitter.apply("ADD", emitter.apply("MUL", half, grown), emitter.apply("MUL", half, shrunk))
+
+
+def is_nan(step: Step) -> Tensor:
+    """Lower IsNaN: NaN alone differs from itself."""
+    return step.emitter.apply("NOT_EQUAL", step.data, step.data, dtype=np.bool_)
+
+
+def is_inf(step: Step) -> Tensor:
+    """Lower IsInf."""
+    signs = [bool(step.node.attributes.get_int(f"detect_{sign}", 1)) for sign in ("negative", "positive")]
+    emitter, infinity = step.emitter, step.emitter.number(math.inf, step.data)
+    if all(signs):
+        return emitter.apply("EQUAL", emitter.apply("ABS", step.data), infinity, dtype=np.bool_)
+    if not any(signs):
+        return emitter.apply("LESS", infinity, step.data, dtype=np.bool_)
+    wanted = infinity if signs[1] else emitter.number(-math.inf, step.data)
+    return emitter.apply("EQUAL", step.data, wanted, dtype=np.bool_)
+
+
+def softplus(step: Step) -> Tensor:
+    """Lower Softplus, ``log(1 + e^x)``, as ``max(x, 0) + log(1 + e^-|x|)``, which does not overflow."""
+    emitter, x = step.emitter, step.data
+    decay = emitter.apply("EXP", emitter.apply("NEG", emitter.apply("ABS", x)))
+    return emitter.apply("ADD", emitter.apply("RELU", x), _log_of_one_plus(step, decay))
+
+
+def _log_of_one_plus(step: Step, x: Tensor) -> Tensor:
+    """Return ``log(1 + x)`` for ``x >= 0``, precise for small ones too: ``x log(u) / (u - 1)``, ``u = 1 + x``."""
+    emitter, one = step.emitter, step.emitter.number(1, x)
+    above = emitter.apply("ADD", x, one)
+    seen = emitter.apply("SUB", above, one)
+    vanished = emitter.apply("EQUAL", seen, emitter.number(0, x), dtype=np.bool_)
+    divisor, result = emitter.like(x, "divisor"), emitter.like(x, "log1p")
+    emitter.emit("SELECT_V2", [vanished, one, seen], divisor, data=1)
+    log = emitter.apply("MUL", emitter.apply("LOG", above), emitter.apply("DIV", x, divisor))
+    return emitter.emit("SELECT_V2", [vanished, x, log], result, data=1)
+
+
+def mish(step: Step) -> Tensor:
+    """Lower Mish, ``x tanh(log(1 + e^x))``: ``x n / (n + 2)`` with ``n = e^x (e^x + 2)``, beyond 20 just ``x``."""
+    emitter, x, two = step.emitter, step.data, step.emitter.number(2, step.data)
+    grown = emitter.apply("EXP", emitter.apply("MINIMUM", x, emitter.number(20, x)))
+    above = emitter.apply("MUL", grown, emitter.apply("ADD", grown, two))
+    return emitter.apply("MUL", x, emitter.apply("DIV", above, emitter.apply("ADD", above, two)))
+
+
+def swish(step: Step) -> Tensor:
+    """Lower Swish, ``x sigmoid(alpha x)``."""
+    emitter, alpha = step.emitter, step.node.attributes.get_float("alpha", 1.0)
+    scaled = step.data if alpha == 1 else emitter.apply("MUL", step.data, emitter.number(alpha, step.data))
+    return emitter.apply("MUL", step.data, emitter.apply("LOGISTIC", scaled))
+
+
+def softsign(step: Step) -> Tensor:
+    """Lower Softsign, ``x / (1 + |x|)``."""
+    emitter = step.emitter
+    below = emitter.apply("ADD", emitter.apply("ABS", step.data), emitter.number(1, step.data))
+    return emitter.apply("DIV", step.data, below)
+
+
+def hard_sigmoid(step: Step) -> Tensor:
+    """Lower HardSigmoid, ``max(0, min(1, alpha x + beta))``."""
+    emitter, attributes = step.emitter, step.node.attributes
+    alpha, beta = attributes.get_float("alpha", 0.2), attributes.get_float("beta", 0.5)
+    line = emitter.apply("MUL", step.data, emitter.number(alpha, step.data))
+    line = emitter.apply("ADD", line, emitter.number(beta, step.data))
+    return emitter.apply("RELU", emitter.apply("MINIMUM", line, emitter.number(1, step.data)))
+
+
+def elu(step: Step) -> Tensor:
+    """Lower Elu."""
+    return _exponential_unit(step, step.node.attributes.get_float("alpha", 1.0), 1.0, 1.0)
+
+
+def selu(step: Step) -> Tensor:
+    """Lower Selu."""
+    alpha = step.node.attributes.get_float("alpha", 1.67326319217681884765625)
+    return _exponential_unit(step, alpha, step.node.attributes.get_float("gamma", 1.05070102214813232421875), 1.0)
+
+
+def celu(step: Step) -> Tensor:
+    """Lower Celu."""
+    alpha = step.node.attributes.get_float("alpha", 1.0)
+    return _exponential_unit(step, alpha, 1.0, alpha)
+
+
+def _exponential_unit(step: Step, alpha: float, gamma: float, width: float) -> Tensor:
+    """Return ``gamma * (x if x > 0 else alpha * (e^(x / width) - 1))``; the kernel ELU is that with ones."""
+    emitter, x = step.emitter, step.data
+    if (alpha, gamma, width) == (1.0, 1.0, 1.0):
+        return emitter.apply("ELU", x)
+    scaled = x if width == 1 else emitter.apply("DIV", x, emitter.number(width, x))
+    low = emitter.apply("ELU", emitter.apply("MINIMUM", scaled, emitter.number(0, x)))
+    low = emitter.apply("MUL", low, emitter.number(alpha, x))
+    both = emitter.apply("ADD", emitter.apply("RELU", x), low)
+    return both if gamma == 1 else emitter.apply("MUL", both, emitter.number(gamma, x))
+
+
+def thresholded_relu(step: Step) -> Tensor:
+    """Lower ThresholdedRelu, ``x if x > alpha else 0``."""
+    emitter, alpha = step.emitter, step.node.attributes.get_float("alpha", 1.0)
+    above = emitter.apply("GREATER", step.data, emitter.number(alpha, step.data), dtype=np.bool_)
+    return emitter.emit("SELECT_V2", [above, step.data, emitter.number(0, step.data)], step.output, data=1)
+
+
+def leaky_relu(step: Step) -> Tensor:
+    """Lower LeakyRelu."""
+    options = schema.LeakyReluOptionsT()
+    options.alpha = step.node.attributes.get_float("alpha", 0.01)
+    return step.emitter.emit("LEAKY_RELU", [step.data], step.output, options)
+
+
+def gelu(step: Step) -> Tensor:
+    """Lower Gelu, exact or with tanh."""
+    form = step.node.attributes.get_string("approximate", "none")
+    if form not in ("none", "tanh"):
+        raise RefusedError(f"approximate={form!r}, expected 'none' or 'tanh'")
+    options = schema.GeluOptionsT()
+    options.approximate = form == "tanh"
+    return step.emitter.emit("GELU", [step.data], step.output, options)
+
+
+UNARY: Mapping[str, Entry] = {
+    name: Entry(lower, never)
+    for name, lower in {
+        "Abs": kernel("ABS"),
+        "Acos": acos,
+        "Asin": asin,
+        "Atan": atan,
+        "Ceil": kernel("CEIL"),
+        "Celu": celu,
+        "Cos": kernel("COS"),
+        "Cosh": cosh,
+        "Elu": elu,
+        "Exp": kernel("EXP"),
+        "Floor": kernel("FLOOR"),
+        "Gelu": gelu,
+        "HardSigmoid": hard_sigmoid,
+        "IsInf": is_inf,
+        "IsNaN": is_nan,
+        "LeakyRelu": leaky_relu,
+        "Log": kernel("LOG"),
+        "Mish": mish,
+        "Neg": kernel("NEG"),
+        "Not": kernel("LOGICAL_NOT"),
+        "Reciprocal": reciprocal,
+        "Round": kernel("ROUND"),
+        "Selu": selu,
+        "Sign": kernel("SIGN"),
+        "Sin": kernel("SIN"),
+        "Softplus": softplus,
+        "Softsign": softsign,
+        "Sqrt": kernel("SQRT"),
+        "Swish": swish,
+        "Tan": tan,
+        "ThresholdedRelu": thresholded_relu,
+    }.items()
+}
