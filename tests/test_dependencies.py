@@ -111,10 +111,16 @@ def test_packages_without_an_extra_are_named_to_the_user_when_a_recipe_needs_the
 
 
 def test_test_extra_declares_what_tests_use_when_compared() -> None:
-    own = {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    own = {path.stem for folder in ("tests", "scripts") for path in (ROOT / folder).rglob("*.py")}
     known = import_names(declared()[""] | declared()["demo"])
     used = imported_by("tests") - own - known
     assert used == import_names(declared()["test"] - TOOLS)
+
+
+def test_scripts_import_only_what_is_declared_when_every_file_is_read() -> None:
+    own = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    used = imported_by("scripts", skip=("scripts/bench_peer_litert_torch.py",))  # in an environment of its own
+    assert not used - own - import_names(declared()[""] | declared()["demo"] | declared()["test"])
 
 
 @pytest.mark.parametrize("extra", ["tensorflow", "tflite-runtime"])
