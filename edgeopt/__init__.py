@@ -4,6 +4,7 @@
 
     result = edgeopt.build("mnist5k", targets=["arm64", "x86"])
     report = edgeopt.verify(result.bundles[0].path)
+    edgeopt.convert("model.onnx", "model.tflite")
 
 Everything here is loaded when it is first used, so that ``import edgeopt`` costs nothing.
 """
@@ -17,6 +18,7 @@ from edgeopt.errors import EdgeoptError
 
 if TYPE_CHECKING:
     from edgeopt.anatomy import inspect
+    from edgeopt.conversion import convert
     from edgeopt.inspection import Inspection
     from edgeopt.pipeline import BuildResult, build
     from edgeopt.recipe import LoadedRecipe, load_recipe
@@ -31,6 +33,7 @@ __all__ = [
     "LoadedRecipe",
     "ParityReport",
     "build",
+    "convert",
     "inspect",
     "load_recipe",
     "verify",
@@ -43,6 +46,7 @@ _HOME = {
     "LoadedRecipe": "recipe",
     "ParityReport": "verdict",
     "build": "pipeline",
+    "convert": "conversion",
     "inspect": "anatomy",
     "load_recipe": "recipe",
     "verify": "verdict",

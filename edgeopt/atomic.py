@@ -18,6 +18,11 @@ _RENAME_EXCHANGE = 2
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file of text as :func:`write_bytes` does, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it and rename it; missing folders are made.
 
     A symbolic link stays one, and what is no regular file (``/dev/null``, a pipe) is written to, not replaced.
@@ -29,10 +34,10 @@ def write_text(path: Path, text: str) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(content)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, target)
     except OSError as error:
         with suppress(OSError):

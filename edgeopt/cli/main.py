@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgeopt.cli.build import build
+from edgeopt.cli.convert import convert
 from edgeopt.cli.doctor import doctor
 from edgeopt.cli.init import init
 from edgeopt.cli.inspect import inspect
@@ -76,7 +77,7 @@ def edgeopt() -> None:
     """
 
 
-for command in (build, verify, inspect, targets, recipes, init, doctor):
+for command in (build, verify, convert, inspect, targets, recipes, init, doctor):
     edgeopt.add_command(command)
 
 

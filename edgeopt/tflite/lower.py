@@ -42,5 +42,5 @@ def lower(
     normal = to_normal_form(model)
     to_channels_last(normal, input_layouts or {}, output_layouts or {})
     program, refusals = translate(normal.graph, integer_io=integer_io)
-    refuse(refusals)
+    refuse(refusals, model.graph.opset_imports[""])
     return write(program)

@@ -65,7 +65,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
     _name_nodes(model.graph)
     while fold_constants(model.graph, opset) and _infer_missing_shapes(model):
         pass  # a folded shape makes more shapes known
-    refuse(without_shape(model.graph))
+    refuse(without_shape(model.graph), opset)
     for node in list(model.graph):
         rewrite = rewrites.REWRITES.get(node.op_type)
         if rewrite is not None and not node.domain and node.graph is not None:

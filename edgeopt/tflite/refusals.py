@@ -13,7 +13,7 @@ from edgeopt.tflite.rewrites import REWRITES
 _QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
-def refuse(refusals: Sequence[Refusal]) -> None:
+def refuse(refusals: Sequence[Refusal], opset: int) -> None:
     """Raise one error for all refusals; do nothing if there are none.
 
     Raises:
@@ -22,7 +22,7 @@ def refuse(refusals: Sequence[Refusal]) -> None:
     if refusals:
         nodes = "1 node" if len(refusals) == 1 else f"{len(refusals)} nodes"
         raise LoweringError(
-            f"{nodes} cannot be lowered to TFLite exactly",
+            f"{nodes} of ONNX opset {opset} cannot be lowered to TFLite exactly",
             refusals=refusals,
             hint="replace these operators in the network, or cut them off the graph and run them in the application",
         )

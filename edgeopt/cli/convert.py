@@ -1,0 +1,52 @@
+"""``edgeopt convert``: one ONNX file to one TFLite file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, cast
+
+import click
+
+from edgeopt.cli.console import bytes_text, write_json
+from edgeopt.cli.options import json_option
+
+Layout = Literal["NCHW", "NHWC"]
+
+_EXAMPLES = """\b
+Examples:
+  edgeopt convert model.onnx model.tflite                            float or QDQ, its own scales kept
+  edgeopt convert model.onnx model.tflite --layout image=NHWC        images as the board's camera has them
+  edgeopt convert model.onnx model.tflite --float-io --json -
+"""
+
+
+def _layouts(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Layout]:
+    layouts = {}
+    for value in values:
+        name, _, layout = value.rpartition("=")
+        if not name or layout not in ("NCHW", "NHWC"):
+            raise click.BadParameter(f"got {value!r}, expected NAME=NCHW or NAME=NHWC")
+        layouts[name] = cast(Layout, layout)
+    return layouts
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("source", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+@click.argument("destination", type=click.Path(path_type=Path), metavar="OUT.tflite")
+@click.option("--layout", "layouts", multiple=True, callback=_layouts, metavar="INPUT=NHWC", help="Layout of an input.")
+@click.option("--float-io", is_flag=True, help="Let quantized inputs and outputs be float tensors.")
+@json_option
+def convert(source: Path, destination: Path, layouts: dict[str, Layout], float_io: bool, json_to: str | None) -> None:
+    """Convert an ONNX model to TFLite, exactly or not at all.
+
+    Every node that TFLite cannot express exactly is named, and then nothing is written.
+    """
+    from edgeopt.conversion import convert as convert_file
+
+    inspection = convert_file(source, destination, input_layouts=layouts, integer_io=not float_io)
+    write_json(json_to, inspection.to_json())
+    if json_to != "-":
+        click.echo(
+            f"{destination}: {bytes_text(inspection.size_bytes)}, "
+            f"{inspection.integer_operators} of {inspection.num_operators} operators run on integers"
+        )
