@@ -31,7 +31,8 @@ class Constant:
         if self.scales.size > 1:
             spread[self.axis] = self.scales.size
         steps = self.array.astype(np.float32) - self.zero_points.astype(np.float32).reshape(spread)
-        return steps * self.scales.reshape(spread)
+        with np.errstate(over="ignore"):  # a scale beyond float32's range gives infinity, as in ONNX
+            return steps * self.scales.reshape(spread)
 
     def transposed(self, permutation: tuple[int, ...]) -> Constant:
         """Return the constant with its axes in another order."""

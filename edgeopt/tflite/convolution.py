@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from edgeopt.tflite.program import DYNAMIC, Quantization, RefusedError, Tensor
 from edgeopt.tflite.step import Operands, Step
 
+_MAX_BIAS_ERROR = 0.25  # steps of the output that rounding a bias to the products' scale may cost
+
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 
 
@@ -137,16 +139,21 @@ def bias_tensor(step: Step, weight: Tensor, num_outputs: int) -> Tensor:
     A bias that comes with these scales keeps its integers; any other is rounded to them, the best a kernel can do.
     """
     given = step.optional(2)
+    if given is not None and given.shape != (num_outputs,):
+        raise RefusedError(f"a bias of shape {list(given.shape)} for {num_outputs} outputs")
     name = given.name if given is not None else f"{step.output.name}_bias"
     if not step.is_integer:
         values = np.zeros(num_outputs, np.float32) if given is None else constant_of(given, "bias")
         return step.emitter.constant(name, values.astype(np.float32))
     scales = np.float32(step.data.per_tensor.scale) * np.array(weight.per_tensor.scales, np.float32)
     quantization = Quantization(tuple(float(scale) for scale in scales), (0,) * scales.size)
-    return step.emitter.constant(name, _integer_bias(given, scales, num_outputs), quantization)
+    integers = _integer_bias(given, scales, num_outputs, step.output.per_tensor.scale)
+    return step.emitter.constant(name, integers, quantization)
 
 
-def _integer_bias(given: Tensor | None, scales: NDArray[np.float32], num_outputs: int) -> NDArray[np.int32]:
+def _integer_bias(
+    given: Tensor | None, scales: NDArray[np.float32], num_outputs: int, output_scale: float
+) -> NDArray[np.int32]:
     if given is None:
         return np.zeros(num_outputs, np.int32)
     array = constant_of(given, "bias")
@@ -158,5 +165,6 @@ def _integer_bias(given: Tensor | None, scales: NDArray[np.float32], num_outputs
         points = np.array(given.quantization.zero_points, np.float64)
         real = (array.astype(np.float64) - points) * np.array(given.quantization.scales, np.float64)
     steps = np.rint(real / scales.astype(np.float64))
-    limits = np.iinfo(np.int32)
-    return np.clip(steps, limits.min, limits.max).astype(np.int32)
+    if (np.abs(steps * scales - real) > _MAX_BIAS_ERROR * output_scale).any() or np.abs(steps).max() >= 2**31:
+        raise RefusedError("a bias that int32 cannot hold at the scale of the products")
+    return steps.astype(np.int32)

@@ -37,6 +37,7 @@ def lower(
         integer_io: whether quantized inputs and outputs are int8 tensors, or float ones with QUANTIZE and DEQUANTIZE.
 
     Raises:
+        ModelError: if the graph contradicts itself.
         LoweringError: naming every node that cannot be lowered exactly.
     """
     normal = to_normal_form(model)

@@ -39,6 +39,7 @@ from edgeopt.tflite.folding import fold_constants
 from edgeopt.tflite.program import RefusedError
 from edgeopt.tflite.quantize_first import quantize_first
 from edgeopt.tflite.refusals import refuse, without_shape
+from edgeopt.tflite.wellformed import check_shapes, malformed
 
 DOMAIN = "edgeopt"
 OLDEST_OPSET = 13
@@ -49,8 +50,10 @@ def to_normal_form(model: ir.Model) -> ir.Model:
     """Return a copy of ``model`` in normal form; the argument stays as it is.
 
     Raises:
+        ModelError: if the graph contradicts itself.
         LoweringError: if the opset is older than 13, where quantization by axis began, or shapes are not known.
     """
+    check_shapes(model)
     model = model.clone()
     opset = model.graph.opset_imports.get("", 0)
     if opset < OLDEST_OPSET:
@@ -65,7 +68,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
     _name_nodes(model.graph)
     while fold_constants(model.graph, opset) and _infer_missing_shapes(model):
         pass  # a folded shape makes more shapes known
-    refuse(without_shape(model.graph), opset)
+    refuse([*without_shape(model.graph), *malformed(model.graph)], opset)
     for node in list(model.graph):
         rewrite = rewrites.REWRITES.get(node.op_type)
         if rewrite is not None and not node.domain and node.graph is not None:

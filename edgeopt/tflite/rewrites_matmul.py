@@ -43,9 +43,17 @@ def full_gemm(node: ir.Node) -> None:
         right = write.transpose(right, (1, 0))
     product = _times(write, _product(write, left, right), attributes.get_float("alpha", 1.0))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
+        _check_bias(shape_of(node.inputs[2]), shape_of(node.outputs[0]))
         bias = _times(write, node.inputs[2], attributes.get_float("beta", 1.0))
         product = write.add("Add", product, bias)
     write.finish(product)
+
+
+def _check_bias(bias: Shape, result: Shape) -> None:
+    """Refuse what does not broadcast to the result; ONNX's shape inference lets it through."""
+    fits = len(bias) <= 2 and all(size in (1, wanted) for size, wanted in zip(bias[::-1], result[::-1], strict=False))
+    if not fits:
+        raise RefusedError(f"a bias of shape {list(bias)} for a result of shape {list(result)}")
 
 
 def _times(write: Rewriting, value: ir.Value, factor: float) -> ir.Value:

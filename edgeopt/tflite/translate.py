@@ -212,7 +212,7 @@ class _Translation:
             return self._constant(value, constant)
         source = producer.inputs[0]
         tensor = self._tensors.get(source) if source is not None else None
-        if tensor is None or tensor.quantization != _quantization_of(producer):
+        if tensor is None or not tensor.is_integer or tensor.quantization != _quantization_of(producer):
             return None
         return tensor
 
@@ -266,7 +266,7 @@ def _quantization_of(node: ir.Node) -> Quantization | None:
     """Return the per-tensor int8 quantization of a QuantizeLinear or DequantizeLinear, or ``None`` for any other."""
     scale = read_array(node.inputs[1])
     zero_point = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
-    if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.int8:
+    if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.int8 or zero_point.size != 1:
         return None
     if not np.isfinite(scale).all() or not (scale > 0).all():
         return None
