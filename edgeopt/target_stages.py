@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.artifacts import LoweredModel, QdqModel
+from edgeopt.atomic import locked
 from edgeopt.bundle.manifest import Manifest
 from edgeopt.cache import CacheEntry
 from edgeopt.errors import RecipeError
@@ -153,7 +154,8 @@ class TargetStages:
         rejected = accepted.with_name(f"{accepted.name}.rejected")
         destination = accepted if report is None or report.passed else rejected
         facts, recipe = dict(self.shared.dataset.facts), self._loaded.resolved()
-        with stage(f"bundle-{self.spec.name}"):
+        lock = self._out / ".cache" / f".bundle-{self.recipe.name}-{self.spec.name}.lock"
+        with stage(f"bundle-{self.spec.name}"), locked(lock):
             start = time.monotonic()
             write_bundle(
                 destination, self.spec, lowered, judged.folder / "golden.npz", model,

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeopt import parity
 from edgeopt.artifacts import LoweredModel, canonical_json
-from edgeopt.atomic import locked, replace_folder
+from edgeopt.atomic import replace_folder
 from edgeopt.bundle.manifest import Manifest, complete_manifest
 from edgeopt.bundle.readme import bundle_readme
 from edgeopt.target import TargetSpec
@@ -29,27 +29,27 @@ def write_bundle(
     """Write a bundle to ``destination`` and return its manifest.
 
     A reader sees the old bundle or the new one, never half of one; a bundle that would come out the same is left
-    alone, so that build systems which look at times do not rebuild what depends on it.
+    alone, so that build systems which look at times do not rebuild what depends on it. Writers of one destination must
+    take turns.
     """
     work = destination.with_name(f".{destination.name}.tmp")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with locked(destination.with_name(f".{destination.name}.lock")):
-        shutil.rmtree(work, ignore_errors=True)  # what a killed build left
-        work.mkdir()
-        try:
-            shutil.copyfile(lowered.path, work / spec.model_file)
-            for extra in lowered.extra_files:
-                shutil.copy(extra, work / extra.name)
-            shutil.copyfile(golden, work / "golden.npz")
-            shutil.copyfile(parity.__file__, work / "run_parity.py")
-            manifest = _describe(
-                work, model, recipe=recipe, dataset=dataset, history=history, parity=verdict,
-                runtime_package=spec.runtime_package,
-            )  # fmt: skip
-            if not _is_same(destination, manifest):
-                replace_folder(work, destination)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)  # what a killed build left
+    work.mkdir()
+    try:
+        shutil.copyfile(lowered.path, work / spec.model_file)
+        for extra in lowered.extra_files:
+            shutil.copy(extra, work / extra.name)
+        shutil.copyfile(golden, work / "golden.npz")
+        shutil.copyfile(parity.__file__, work / "run_parity.py")
+        manifest = _describe(
+            work, model, recipe=recipe, dataset=dataset, history=history, parity=verdict,
+            runtime_package=spec.runtime_package,
+        )  # fmt: skip
+        if not _is_same(destination, manifest):
+            replace_folder(work, destination)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
