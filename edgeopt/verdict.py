@@ -18,6 +18,9 @@ from edgeopt.errors import BundleError, MissingDependencyError
 from edgeopt.stage import report_progress, stage
 from edgeopt.target import discover_targets, load_backend
 
+# Integer kernels give the same answers on any number of threads; two is what the smallest build machines have.
+_THREADS = 2
+
 
 @dataclass(frozen=True)
 class OutputParity:
@@ -96,7 +99,7 @@ def judge_model(model: Path, manifest: Mapping[str, Any], golden: Golden, runtim
     try:
         chosen = parity.find_runtime(manifest["model"]["format"], runtime)
         with _without_chatter():
-            run = parity.open_model(str(model), chosen)
+            run = parity.open_model(str(model), chosen, _THREADS)
     except (parity.RuntimeMissing, ModuleNotFoundError) as error:
         raise MissingDependencyError(str(error)) from error
     total = len(golden["names"])
