@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,13 +47,21 @@ def run_onnx(model: onnx.ModelProto, feeds: Feeds) -> dict[str, np.ndarray]:
 
 
 def run_tflite(content: bytes, feeds: Feeds, **options: Any) -> dict[str, np.ndarray]:
-    """Run in LiteRT with XNNPACK; int8 borders are quantized and dequantized here, in float32."""
+    """Run once in LiteRT with XNNPACK."""
+    return open_tflite(content, **options)(feeds)
+
+
+def open_tflite(content: bytes, **options: Any) -> Callable[[Feeds], dict[str, np.ndarray]]:
+    """Load a file in LiteRT with XNNPACK; int8 borders are quantized and dequantized here, in float32."""
     interpreter = Interpreter(model_content=content, num_threads=1, **options)
     runner = interpreter.get_signature_runner()
-    details = runner.get_input_details()
-    stored = {name: _quantize(array, details[name]) for name, array in feeds.items()}
-    answers = runner(**stored)
-    return {name: _dequantize(array, runner.get_output_details()[name]) for name, array in answers.items()}
+
+    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+        inputs, outputs = runner.get_input_details(), runner.get_output_details()
+        answers = runner(**{name: _quantize(array, inputs[name]) for name, array in feeds.items()})
+        return {name: _dequantize(array, outputs[name]) for name, array in answers.items()}
+
+    return run
 
 
 def steps_apart(model: onnx.ModelProto, content: bytes, feeds: Feeds, scale: float) -> np.ndarray:
