@@ -18,7 +18,7 @@ class Emitter:
 
     def __init__(self) -> None:
         self.program = Program()
-        self._names: set[str] = set()
+        self._copies: dict[str, int] = {}  # how often each name was taken; counting keeps long graphs linear
         self._before_reshape: dict[Tensor, Tensor] = {}
 
     def tensor(
@@ -157,9 +157,9 @@ class Emitter:
         self.program.operators = kept[::-1]
 
     def _unique(self, name: str) -> str:
-        unique, suffix = name, 0
-        while unique in self._names:
-            suffix += 1
-            unique = f"{name}_{suffix}"
-        self._names.add(unique)
+        unique = name
+        while unique in self._copies:
+            self._copies[name] += 1
+            unique = f"{name}_{self._copies[name]}"
+        self._copies[unique] = 0
         return unique

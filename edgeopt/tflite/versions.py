@@ -169,7 +169,7 @@ def operator_version(builtin: str, dtype: str) -> int:
 
 def minimum_runtime_version(operators: Iterable[tuple[str, int]]) -> str:
     """Return the first TensorFlow Lite release that knows every ``(operator, version)``."""
-    releases = [_FIRST_RUNTIME.get(operator, _OLDEST_RUNTIME) for operator in operators]
+    releases = {_FIRST_RUNTIME.get(operator, _OLDEST_RUNTIME) for operator in operators}
     return max(releases, key=_release_number, default=_OLDEST_RUNTIME)
 
 
