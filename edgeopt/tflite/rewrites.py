@@ -20,7 +20,7 @@ from edgeopt.tflite.rewrites_normalization import NORMALIZATIONS
 from edgeopt.tflite.rewrites_reduction import REDUCTIONS, reduction
 from edgeopt.tflite.rewrites_windows import WINDOWS
 from edgeopt.tflite.rewriting import Rewriting, is_read
-from edgeopt.tflite.shapes import is_known, shape_of
+from edgeopt.tflite.shapes import MAX_ELEMENTS, Shape, is_known, shape_of
 
 _DOMAIN = "edgeopt"
 
@@ -132,16 +132,24 @@ def _slice(node: ir.Node) -> None:
     assert ends is not None
     axes = arrays[2] if len(arrays) > 2 else None
     steps = arrays[3] if len(arrays) > 3 else None
-    begin, end, stride = [0] * len(shape), [max(size, 0) for size in shape], [1] * len(shape)
+    whole = [size if is_known(size) else MAX_ELEMENTS for size in shape]
+    begin, end, stride = [0] * len(shape), whole, [1] * len(shape)
     for i, axis in enumerate(range(len(starts)) if axes is None else axes):
         step = 1 if steps is None else int(steps[i])
         if not is_known(shape[axis]):
-            raise RefusedError("cutting a dynamic axis")
+            if not _takes_all(shape, int(starts[i]), int(ends[i]), step):
+                raise RefusedError("cutting a dynamic axis")
+            continue
         begin[axis], end[axis], _ = slice(int(starts[i]), int(ends[i]), step).indices(shape[axis])
         if end[axis] < 0:  # backwards and with the first element, which a second subtraction of the size says
             end[axis] -= shape[axis]
         stride[axis] = step
     replace_node(node, "Slice", node.inputs[:1], starts=begin, ends=end, steps=stride)
+
+
+def _takes_all(shape: Shape, start: int, end: int, step: int) -> bool:
+    """Whether a slice leaves a dynamic axis whole: it ends behind the largest size that such a tensor can have."""
+    return start == 0 and step == 1 and end * math.prod(size for size in shape if is_known(size)) >= MAX_ELEMENTS
 
 
 def _gemm(node: ir.Node) -> None:

@@ -10,6 +10,7 @@ from edgeopt.tflite.program import DYNAMIC
 
 Shape = tuple[int, ...]
 Permutation = tuple[int, ...]
+MAX_ELEMENTS = 2**31 - 1  # what TFLite's kernels count with 32 bits
 
 
 class UnknownShapeError(Exception):

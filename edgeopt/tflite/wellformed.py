@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from edgeopt.errors import ModelError, Refusal
 from edgeopt.tflite.constants import read_array
+from edgeopt.tflite.shapes import MAX_ELEMENTS
 
-_MAX_ELEMENTS = 2**31 - 1  # what TFLite's kernels count with 32 bits
 _SMALL = 1024  # elements of a constant that may be a shape, which inference has to see
 _QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -25,7 +25,7 @@ def check_shapes(model: ir.Model) -> None:
     """
     for value in model.graph.inputs:
         sizes = [size for size in value.shape or () if isinstance(size, int)]
-        if any(size < 0 for size in sizes) or math.prod(sizes) > _MAX_ELEMENTS:
+        if any(size < 0 for size in sizes) or math.prod(sizes) > MAX_ELEMENTS:
             raise ModelError(f"input {value.name!r} has the shape {sizes}, which no tensor can have")
     try:
         onnx.shape_inference.infer_shapes(_without_weights(model), check_type=True, strict_mode=True, data_prop=True)
@@ -68,8 +68,8 @@ def malformed(graph: ir.Graph) -> list[Refusal]:
 def _why_too_large(node: ir.Node) -> str:
     for value in node.outputs:
         sizes = [size for size in value.shape or () if isinstance(size, int)]
-        if math.prod(sizes) > _MAX_ELEMENTS:
-            return f"a result of {math.prod(sizes):,} elements, expected at most {_MAX_ELEMENTS:,}"
+        if math.prod(sizes) > MAX_ELEMENTS:
+            return f"a result of {math.prod(sizes):,} elements, expected at most {MAX_ELEMENTS:,}"
     return ""
 
 

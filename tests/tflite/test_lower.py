@@ -67,6 +67,27 @@ def test_lower_takes_any_batch_when_batch_is_symbolic():
     assert steps_apart(model, content, feeds, 0.1).max() == 0
 
 
+@pytest.mark.parametrize("end", [2**31 - 1, 10**9], ids=str)
+def test_lower_takes_any_batch_when_a_slice_names_all_of_it(end):
+    write = GraphWriter()
+    x = write.input("x", ("batch", 5, 2048))
+    bounds = [np.array(bound) for bound in ([0, 1], [end, 4], [0, 1])]
+    write.output(write.node("Slice", x, *map(write.constant, bounds), name="y"))
+    feeds = {"x": np.random.default_rng(0).uniform(-3, 3, (4, 5, 2048)).astype(np.float32)}
+    (actual,) = run_tflite(lowered(write.model()), feeds).values()
+    np.testing.assert_array_equal(actual, feeds["x"][:, 1:4])
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1000), (1, 2**31 - 1)])
+def test_lower_refuses_a_slice_when_it_may_cut_a_dynamic_axis(start, end):
+    write = GraphWriter()
+    x = write.input("x", ("batch", 5))
+    bounds = [np.array([bound]) for bound in (start, end, 0)]
+    write.output(write.node("Slice", x, *map(write.constant, bounds), name="y"))
+    with pytest.raises(LoweringError, match="cutting a dynamic axis"):
+        lowered(write.model())
+
+
 def test_lower_gives_the_same_bytes_when_called_twice():
     model = ir.from_proto(small_residual_net())
     assert lower(model) == lower(model)
