@@ -28,6 +28,7 @@ def read_onnx(path: Path) -> ir.Model:
     try:
         proto = onnx.load(str(path), load_external_data=False)
         _check_external_data(proto, path)
+        _name_unknown_sizes(proto.graph)
         onnx.load_external_data_for_model(proto, str(path.parent))
         onnx.checker.check_model(proto)
         graph = ir.from_proto(proto)
@@ -95,6 +96,14 @@ def check_shapes(values: Iterable[ir.Value], model: ModelSettings, where: str) -
                 f"{where}: input {value.name!r} has a batch of {got[0]}, the recipe says that it is dynamic",
                 hint="export it with a dynamic batch, or write dynamic_batch = false",
             )
+
+
+def _name_unknown_sizes(graph: onnx.GraphProto) -> None:
+    """Give a size of -1, by which Paddle's exporter says that it is not known, a name as ONNX wants it."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_value == -1:
+                dim.dim_param = f"{value.name}_{axis}"
 
 
 def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:

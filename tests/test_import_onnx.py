@@ -58,6 +58,10 @@ def test_import_onnx_answers_alike_when_the_file_is_plain(tmp_path: Path) -> Non
     assert imported(write(tmp_path / "net.onnx")) == BY_HAND
 
 
+def test_import_onnx_takes_the_recipes_shape_when_the_file_has_sizes_of_minus_1(tmp_path: Path) -> None:
+    assert imported(write(tmp_path / "net.onnx", shape=(-1, -1))) == BY_HAND
+
+
 @pytest.mark.parametrize("opset", [7, 9, 11])
 def test_import_onnx_converts_when_the_opset_is_older(tmp_path: Path, opset: int) -> None:
     assert imported(write(tmp_path / "net.onnx", opset=opset, weights_are_inputs=opset < 9)) == BY_HAND
