@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from edgeopt.tflite.program import DYNAMIC, Quantization, RefusedError, Tensor
-from edgeopt.tflite.step import Operands, Step
+from edgeopt.tflite.step import IntegerRule, Operands, Step
 
 _MAX_BIAS_ERROR = 0.25  # steps of the output that rounding a bias to the products' scale may cost
 
@@ -44,17 +44,21 @@ def convolution(step: Step) -> Tensor:
     return _regular(step, weight, version=6)
 
 
-def has_integer_kernel(operands: Operands, output: Quantization) -> bool:
-    """Int8 weights with zero-point 0, one scale or one for each output channel."""
-    data, weight = operands[0], operands[1]
-    return (
-        data is not None
-        and weight is not None
-        and data.per_tensor.is_per_tensor
-        and weight.data is not None
-        and not any(weight.per_tensor.zero_points)
-        and (weight.per_tensor.is_per_tensor or weight.per_tensor.axis == 0)
-    )
+def weights_by_output(axis: int) -> IntegerRule:
+    """Return the rule of a kernel with weights: zero-point 0, one scale or one for each output channel, on ``axis``."""
+
+    def rule(operands: Operands, output: Quantization) -> bool:
+        data, weight = operands[0], operands[1]
+        return (
+            data is not None
+            and weight is not None
+            and data.per_tensor.is_per_tensor
+            and weight.data is not None
+            and not any(weight.per_tensor.zero_points)
+            and (weight.per_tensor.is_per_tensor or weight.per_tensor.axis == axis)
+        )
+
+    return rule
 
 
 def _regular(step: Step, weight: NDArray[Any], version: int | None = None) -> Tensor:
@@ -146,6 +150,8 @@ def bias_tensor(step: Step, weight: Tensor, num_outputs: int) -> Tensor:
         values = np.zeros(num_outputs, np.float32) if given is None else constant_of(given, "bias")
         return step.emitter.constant(name, values.astype(np.float32))
     scales = np.float32(step.data.per_tensor.scale) * np.array(weight.per_tensor.scales, np.float32)
+    if scales.size > 1:
+        scales = np.resize(scales, num_outputs)  # the groups of a ConvTranspose share one list of scales
     quantization = Quantization(tuple(float(scale) for scale in scales), (0,) * scales.size)
     integers = _integer_bias(given, scales, num_outputs, step.output.per_tensor.scale)
     return step.emitter.constant(name, integers, quantization)
