@@ -44,5 +44,5 @@ def log_softmax(step: Step) -> Tensor:
 
 
 def hard_swish(step: Step) -> Tensor:
-    """Lower HardSwish, in float: the int8 kernel multiplies in 16 bits and rounds several times."""
+    """Lower HardSwish, in float: :mod:`edgeopt.tflite.unary` says why."""
     return step.emitter.emit("HARD_SWISH", [step.data], step.output)

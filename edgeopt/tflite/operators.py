@@ -20,7 +20,7 @@ from edgeopt.tflite import (
     shape,
     transposed,
 )
-from edgeopt.tflite.step import Entry, never
+from edgeopt.tflite.step import Entry, never, one_scale
 from edgeopt.tflite.unary import UNARY
 
 OPERATORS: Mapping[tuple[str, str], Entry] = {
@@ -40,9 +40,9 @@ OPERATORS: Mapping[tuple[str, str], Entry] = {
     ("", "LessOrEqual"): Entry(elementwise.comparison("LESS_EQUAL"), never),
     ("", "LogSoftmax"): Entry(activation.log_softmax, never),
     ("", "MatMul"): Entry(matmul.batched, never),
-    ("", "Max"): Entry(elementwise.folded("MAXIMUM"), never),
+    ("", "Max"): Entry(elementwise.folded("MAXIMUM"), one_scale),
     ("", "Mean"): Entry(elementwise.mean_of_operands, never),
-    ("", "Min"): Entry(elementwise.folded("MINIMUM"), never),
+    ("", "Min"): Entry(elementwise.folded("MINIMUM"), one_scale),
     ("", "Mod"): Entry(elementwise.modulo, never),
     ("", "Mul"): Entry(elementwise.multiply, fuses=True),
     ("", "Or"): Entry(elementwise.comparison("LOGICAL_OR"), never),
@@ -79,7 +79,7 @@ OPERATORS: Mapping[tuple[str, str], Entry] = {
     ("edgeopt", "ResizeLinear"): Entry(shape.resize_linear, never),
     ("edgeopt", "Slice"): Entry(shape.slices, keeps_scale=True),
     ("edgeopt", "SpaceToDepth"): Entry(shape.space_to_depth, keeps_scale=True),
-    ("edgeopt", "Sum"): Entry(reduction.over_axes("SUM"), never),
+    ("edgeopt", "Sum"): Entry(reduction.over_axes("SUM")),
     ("edgeopt", "Take"): Entry(indexing.take, keeps_scale=True),
     ("edgeopt", "TakePoints"): Entry(indexing.take_points, keeps_scale=True),
     ("edgeopt", "Tile"): Entry(indexing.tile, keeps_scale=True),

@@ -59,6 +59,11 @@ def always(operands: Operands, output: Quantization) -> bool:
     return all(tensor is None or tensor.per_tensor.is_per_tensor for tensor in operands)
 
 
+def one_scale(operands: Operands, output: Quantization) -> bool:
+    """Take operands and output with one scale and zero-point: the kernel looks at nothing but integers."""
+    return all(tensor is None or tensor.quantization == output for tensor in operands)
+
+
 def never(operands: Operands, output: Quantization) -> bool:
     """Have no int8 kernel that is exact: compute in float between DEQUANTIZE and QUANTIZE."""
     return False
