@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import Sequential
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules import common as rules
 from torch import nn
 
 from edgeopt.artifacts import FloatModel, TensorInfo
@@ -33,6 +34,28 @@ from edgeopt.settings import ExportSettings, ModelSettings
 
 # Protobuf stops at 2 GiB; from here on the weights go to a file beside the graph.
 EXTERNAL_DATA_BYTES = 1 << 30
+
+# The rewriter's rules that change no number. Its defaults also take an addition of 1e-10 for one of nothing, and the
+# logarithm behind it for one that is never asked for 0.
+_EXACT_RULES = (
+    *(rules.one_reshape_matmul_reshape_rule, rules.two_reshapes_matmul_reshape_rule),
+    *(rules.cast_constant_of_shape_rule, rules.cast_constant_of_shape_without_value_rule),
+    *(rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.slice_split_rule),
+    *(rules.materialize_reshape_shape_rule, rules.flatten_to_reshape_rule, rules.reshape_reshape_rule),
+    *(rules.squeeze_reshape_1d_rule, rules.unsqueeze_unsqueeze_rule),
+    *(rules.min_min_rule, rules.max_max_rule, rules.min_max_rule, rules.max_min_rule),
+    *(rules.successive_clip_relu_rule, rules.successive_relu_clip_rule),
+    *(rules.successive_relu_rule, rules.successive_clip_rule),
+    *(rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule, rules.transpose_transpose_rule),
+    *(rules.no_op_dynamic_scatter_nd_rule, rules.no_op_static_scatter_nd_rule),
+    *(rules.dropout_zero_rule, rules.dropout_inference_rule),
+    *(rules.normalize_pad_format_conv_rule, rules.fuse_pad_into_conv_rule),
+    *(rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule),
+    rules.fuse_batchnorm_into_gemm_rule,
+    *(rules.remove_optional_bias_from_conv_rule, rules.remove_optional_bias_from_conv_transpose_rule),
+    rules.remove_optional_bias_from_gemm_rule,
+)
+_ROUNDS = 2  # folding makes patterns, and rewriting makes constants
 
 Answer = Callable[[Sample], Sequence[NDArray[np.generic]]]
 
@@ -147,6 +170,7 @@ def _export(
                 input_names=list(model.inputs),
                 output_names=list(model.outputs) or None,
                 dynamic_shapes=tuple({0: dimension} for _ in arguments) if dynamic and not is_program else None,
+                optimize=False,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -177,12 +201,16 @@ def _finish(graph: ir.Model, model: ModelSettings, out_dir: Path) -> FloatModel:
 
 def clean(graph: ir.Model) -> None:
     """Fold constants and batch normalization, drop dead code and the exporter's notes, infer every shape, in place."""
+    lift_constants = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
     with _quiet():
-        optimizer.optimize_ir(graph)
-        rewriter.rewrite(graph)
+        passes.InlinePass()(graph)
+        for _ in range(_ROUNDS):
+            optimizer.fold_constants_ir(graph, onnx_shape_inference=True)
+            lift_constants(graph)
+            rewriter.rewrite(graph, _EXACT_RULES)
         _name_global_pooling(graph.graph)
         Sequential(
-            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            lift_constants,
             passes.RemoveInitializersFromInputsPass(),
             passes.DeduplicateInitializersPass(),
             passes.CommonSubexpressionEliminationPass(),

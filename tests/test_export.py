@@ -74,6 +74,20 @@ def traced(network: nn.Module, size: int, path: Path) -> FloatModel:
     return float_model(path)
 
 
+class Decibels(nn.Module):
+    """A logarithm that is kept from zero, as in front of many networks for sound."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.log(torch.relu(x) + 1e-10)
+
+
+def test_export_torch_keeps_an_addition_when_it_is_tiny(tmp_path: Path) -> None:
+    model = model_settings((1, 4))
+    made = exported(Decibels(), model, tmp_path)
+    (answer,) = OnnxSession(made.path).run({"a": np.array([[0, -1, 1, 0]], np.float32)}).values()
+    assert answer[0].tolist() == pytest.approx([-23.02585, -23.02585, 0, -23.02585])
+
+
 # ---------------------------------------------------------------- the comparison
 
 
