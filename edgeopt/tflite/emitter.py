@@ -96,10 +96,9 @@ class Emitter:
     def reshape(self, source: Tensor, shape: tuple[int, ...], output: Tensor | None = None) -> Tensor:
         """Reshape ``source``; a chain of reshapes becomes one, and none if it ends in the shape it began with."""
         root = self._before_reshape.get(source, source)
-        if output is None:
-            if root.shape == shape:
-                return root
-            output = self.like(source, "reshaped", shape)
+        if root.shape == shape and (output is None or root is not source):
+            return root
+        output = output or self.like(source, "reshaped", shape)
         options = schema.ReshapeOptionsT()
         options.newShape = np.array(shape, np.int32)
         new_shape = self.constant(f"{output.name}_shape", np.array(shape, np.int32))

@@ -39,6 +39,7 @@ from edgeopt.tflite.folding import fold_constants
 from edgeopt.tflite.program import RefusedError
 from edgeopt.tflite.quantize_first import quantize_first
 from edgeopt.tflite.refusals import refuse, without_shape
+from edgeopt.tflite.reshape_last import reshape_last
 from edgeopt.tflite.wellformed import check_shapes, malformed
 
 DOMAIN = "edgeopt"
@@ -75,6 +76,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
             try:
                 rewrite(node)
             except RefusedError as error:
+    reshape_last(model.graph)
                 node.metadata_props[WHY_NOT] = str(error)
     quantize_first(model.graph)
     model.graph.opset_imports[DOMAIN] = 1

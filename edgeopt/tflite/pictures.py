@@ -15,8 +15,7 @@ from edgeopt.tflite.shapes import Shape, is_known, shape_of
 
 def resize_attributes(node: ir.Node, source: Shape, target: Shape) -> dict[str, Any] | None:
     """Return how a Resize of height and width maps coordinates, or ``None`` if it does more than that."""
-    other = ("antialias", "exclude_outside", "axes", "keep_aspect_ratio_policy")
-    if len(source) != 4 or source[:2] != target[:2] or any(node.attributes.get(name) for name in other):
+    if len(source) != 4 or source[:2] != target[:2] or _does_more(node):
         return None
     defaults = {
         "mode": "nearest",
@@ -25,6 +24,12 @@ def resize_attributes(node: ir.Node, source: Shape, target: Shape) -> dict[str, 
     }
     attributes: dict[str, Any] = {name: node.attributes.get_string(name, value) for name, value in defaults.items()}
     return attributes | {"scales": _resize_scales(node, source, target)}
+
+
+def _does_more(node: ir.Node) -> bool:
+    flags = any(node.attributes.get_int(name, 0) for name in ("antialias", "exclude_outside"))
+    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    return flags or policy != "stretch" or bool(ints_of(node, "axes"))
 
 
 def has_resize_kernel(source: Shape, target: Shape, attributes: Mapping[str, Any]) -> bool:

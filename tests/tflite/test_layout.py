@@ -94,6 +94,22 @@ def flat_pixels(write: GraphWriter, x: str) -> str:
     return write.node("MatMul", tokens, write.constant(write.random.normal(size=(4, 5)).astype(np.float32)))
 
 
+def resize_with_defaults_written_out(write: GraphWriter, x: str) -> str:
+    defaults = {"antialias": 0, "exclude_outside": 0, "keep_aspect_ratio_policy": "stretch"}
+    scales = write.constant(np.array([1, 1, 2, 2], np.float32))
+    return conv(
+        write, write.node("Resize", conv(write, x, (4, 3, 3, 3)), "", scales, mode="linear", **defaults), (3, 4, 1, 1)
+    )
+
+
+def residual_over_one_axis(write: GraphWriter, x: str) -> str:
+    rows = write.constant(np.array([2]))
+    stem = write.node("Relu", conv(write, write.node("ReduceMean", x, rows, keepdims=0), (4, 3, 3), pads=[1, 1]))
+    inner = conv(write, write.node("LeakyRelu", conv(write, stem, (4, 4, 3), pads=[1, 1])), (4, 4, 1))
+    halved = write.node("Mul", inner, write.constant(np.array([[[0.5]]], np.float32)))
+    return write.node("ReduceMean", conv(write, write.node("Relu", write.node("Add", stem, halved)), (3, 4, 3)), rows)
+
+
 CASES: list[Callable[[GraphWriter, str], str]] = [
     residual,
     channel_shuffle,
@@ -106,6 +122,8 @@ CASES: list[Callable[[GraphWriter, str], str]] = [
     flatten_then_classify,
     channels_last_by_the_model_itself,
     flat_pixels,
+    resize_with_defaults_written_out,
+    residual_over_one_axis,
 ]
 
 
@@ -188,6 +206,28 @@ def test_to_channels_last_rearranges_int8_weights_when_a_flatten_is_in_between()
     model = write.model()
     assert "TRANSPOSE" not in [op.builtin for op in file_of(model, input_layouts={"x": "NHWC"}).operators]
     assert steps_apart(model, lowered(model), random_feeds(model), 0.9).max() == 0
+
+
+def test_lower_keeps_convolutions_over_one_axis_whole_when_they_are_quantized():
+    write = GraphWriter()
+
+    def stage(source: str, scale: float, shape: tuple[int, ...]) -> str:
+        return quantized_convolution(write, source, scale, shape, pads=[1, 1])
+
+    x = write.quantized(write.input("x", (1, 4, 20)), 0.02, 1)
+    stem = write.quantized(write.node("Relu", stage(x, 0.02, (4, 4, 3))), 0.05, -128)
+    added = write.node("Add", stem, write.quantized(stage(stem, 0.05, (4, 4, 3)), 0.1, 3))
+    last = write.quantized(write.node("Relu", added), 0.11, -128)
+    write.output(write.quantized(stage(last, 0.11, (4, 4, 3)), 0.2, 3, name="y"))
+    model = write.model()
+    file = file_of(model)
+    assert file.integer_coverage == 1
+    builtins = [op.builtin for op in file.operators]
+    borders = (["RESHAPE", "TRANSPOSE"], ["TRANSPOSE", "RESHAPE"])
+    assert sorted(builtins[:2]) == sorted(borders[0])
+    assert sorted(builtins[-2:]) == sorted(borders[1])
+    assert builtins[2:-2] == ["CONV_2D", "CONV_2D", "ADD", "CONV_2D"]
+    assert steps_apart(model, lowered(model), random_feeds(model), 0.2).max() == 0
 
 
 def test_quantized_net_answers_the_same_when_run_as_plain_onnx():
