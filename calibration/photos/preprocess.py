@@ -151,7 +151,7 @@ def crop_box(
     across, down, shrink = (index * step % 1.0 for step in _STEPS)
     fit = min(photo_size[0] / target_size[0], photo_size[1] / target_size[1])
     scale = fit * (1.0 - (1.0 - smallest) * shrink)
-    width, height = target_size[0] * scale, target_size[1] * scale
+    width, height = min(target_size[0] * scale, photo_size[0]), min(target_size[1] * scale, photo_size[1])
     left = (photo_size[0] - width) * ((across + 0.5) % 1.0)
     top = (photo_size[1] - height) * ((down + 0.5) % 1.0)
     return left, top, left + width, top + height

@@ -114,6 +114,12 @@ def test_crop_box_is_the_largest_centred_crop_when_index_is_zero() -> None:
     assert crop_box(0, (640, 400), (200, 100), smallest=0.5) == pytest.approx((0, 40, 640, 360))
 
 
+def test_crop_box_stays_inside_when_the_size_is_rounded_up() -> None:
+    left, top, right, bottom = crop_box(0, (741, 500), (120, 120), smallest=0.5)  # 500 / 120 * 120 is over 500
+    assert 0 <= left < right <= 741
+    assert (top, bottom) == (0, 500)
+
+
 def test_crop_box_stays_inside_and_spreads_when_index_grows() -> None:
     boxes = np.array([crop_box(index, (640, 400), (224, 224), smallest=0.4) for index in range(171)])
     left, top, right, bottom = boxes.T
