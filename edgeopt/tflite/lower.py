@@ -8,7 +8,9 @@ refused before anything is written, all of it at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import onnx_ir as ir
@@ -40,8 +42,21 @@ def lower(
         ModelError: if the graph contradicts itself.
         LoweringError: naming every node that cannot be lowered exactly.
     """
-    normal = to_normal_form(model)
-    to_channels_last(normal, input_layouts or {}, output_layouts or {})
-    program, refusals = translate(normal.graph, integer_io=integer_io)
-    refuse(refusals, model.graph.opset_imports[""])
-    return write(program)
+    with _collector_paused():
+        normal = to_normal_form(model)
+        to_channels_last(normal, input_layouts or {}, output_layouts or {})
+        program, refusals = translate(normal.graph, integer_io=integer_io)
+        refuse(refusals, model.graph.opset_imports[""])
+        return write(program)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python from searching a growing graph for garbage: a third of the time of 10,000 nodes, for nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import numpy as np
 import onnx
@@ -252,3 +253,17 @@ def test_lower_takes_int64_weights_for_nothing_when_input_is_not_float():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     feeds = {"x": np.arange(6).reshape(2, 3)}
     np.testing.assert_array_equal(run_tflite(lowered(model), feeds)["y"], feeds["x"].reshape(3, 2))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_lower_leaves_the_garbage_collector_as_it_was_when_done_or_refused(enabled):
+    was_enabled = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        lowered(small_residual_net())
+        done = gc.isenabled()
+        with pytest.raises(LoweringError):
+            lowered(one_operator("Det", (2, 2)))
+        assert (done, gc.isenabled()) == (enabled, enabled)
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
