@@ -22,7 +22,8 @@ from torch import nn
 
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo
 from edgeopt.calibrate.statistics import calibrate
-from edgeopt.export import clean, compare, export_torch, float_model, import_onnx, torch_answer
+from edgeopt.export import Answer, clean, compare, export_torch, float_model, import_onnx, torch_answer
+from edgeopt.onnx_file import read_onnx
 from edgeopt.quantize.placement import quantized_tensors
 from edgeopt.quantize.qdq import quantize
 from edgeopt.quantize.scheme import ASYMMETRIC
@@ -118,27 +119,38 @@ def exported(source: nn.Module | Path, samples: Sequence[Feeds], folder: Path) -
     """Export or import a network as a build does; the result is compared with its source on ``samples``."""
     settings, named = ExportSettings(), [Sample(str(index), dict(feeds)) for index, feeds in enumerate(samples)]
     shapes = {name: InputSettings(array.shape, layout="any") for name, array in samples[0].items()}
+    model = ModelSettings(shapes, factory="given:network")
+    if any(array.dtype != np.float32 for array in samples[0].values()):
+        return _exported_with_integers(source, model, settings, named, folder)
     if isinstance(source, Path):
         return import_onnx(source, ModelSettings(shapes, path=source), settings, named, folder)
-    model = ModelSettings(shapes, factory="given:network")
-    if all(array.dtype == np.float32 for array in samples[0].values()):
-        return export_torch(source.eval(), model, settings, named, folder)
-    return _exported_with_integers(source.eval(), model, settings, named, folder)
+    return export_torch(source.eval(), model, settings, named, folder)
 
 
 def _exported_with_integers(
-    network: nn.Module, model: ModelSettings, settings: ExportSettings, samples: Sequence[Sample], folder: Path
+    source: nn.Module | Path, model: ModelSettings, settings: ExportSettings, samples: Sequence[Sample], folder: Path
 ) -> FloatModel:
-    """Export a network that takes integers too, which a recipe cannot say."""
-    arguments = tuple(torch.from_numpy(np.array(array)) for array in samples[0].inputs.values())
-    program = torch.onnx.export(
-        network, arguments, dynamo=True, opset_version=settings.opset, input_names=list(model.inputs), verbose=False
-    )
-    assert program is not None
-    clean(program.model)
-    ir.save(program.model, folder / "model.onnx")
+    """Export or import a network that takes integers too, which a recipe cannot say."""
+    answer: Answer
+    if isinstance(source, Path):
+        graph, session = read_onnx(source), OnnxSession(source)
+        for value in graph.graph.inputs:
+            value.shape = ir.Shape(model.inputs[str(value.name)].shape)
+
+        def answer(sample: Sample) -> list[np.ndarray]:
+            return list(session.run(sample.inputs).values())
+    else:
+        arguments = tuple(torch.from_numpy(np.array(array)) for array in samples[0].inputs.values())
+        program = torch.onnx.export(
+            source.eval(), arguments, dynamo=True, opset_version=settings.opset, input_names=list(model.inputs),
+            optimize=False, verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        graph, answer = program.model, torch_answer(source, model)
+    clean(graph)
+    ir.save(graph, folder / "model.onnx")
     found = float_model(folder / "model.onnx")
-    compare(torch_answer(network, model), found, samples, settings.max_relative_error)
+    compare(answer, found, samples, settings.max_relative_error)
     return found
 
 
