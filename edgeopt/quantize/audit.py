@@ -16,9 +16,10 @@ from edgeopt.session import OnnxSession
 
 _INTEGER_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "QAttention")
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
-# They move bytes and calculate nothing: on integer data they are integer operators, and no time is lost in them.
+# They move or choose bytes and calculate nothing: on integer data they are integer operators, and lose no time.
 _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "Gather", "MaxPool",
-          "Pad", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile")  # fmt: skip
+          "Pad", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "ReduceMax", "ReduceMin",
+          "Resize")  # fmt: skip
 _MULTIPLIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 # ONNX Runtime renames a node it rewrites: node_Conv_1 becomes node_Conv_1_token_7.

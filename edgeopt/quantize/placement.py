@@ -108,7 +108,9 @@ def activation_params(
             free.update(dict.fromkeys(members, members))
     if not scheme.outputs:
         return params
-    return agreeing_params([(item.node, item.writes[0]) for item in nodes], params, free)
+    writes = {item.node: item.writes[0] for item in nodes}
+    graph = nodes[0].node.graph if nodes else None
+    return agreeing_params([(node, writes.get(node, node.outputs[0])) for node in graph or ()], params, free)
 
 
 def _touched(item: QuantizedNode, scheme: Scheme) -> Iterator[ir.Value]:
@@ -134,6 +136,8 @@ def _is_quantizable(node: ir.Node) -> bool:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         constant = weight is not None and weight.const_value is not None and len(weight.const_value.shape) > 1
         return constant and first.const_value is None and (bias is None or bias.const_value is not None)
+    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+        return False
     if node.op_type in ("Add", "Sub", "Mul"):
         return any(value is not None and value.const_value is None for value in node.inputs)
     return first.const_value is None

@@ -123,8 +123,6 @@ class _QdqWriter:
         weight = _array(weight_value)
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         bias = None if bias_value is None else _array(bias_value)
-        if node.op_type == "ConvTranspose" and _integer_attribute(node, "group", 1) > 1:
-            axis = None  # its channels are spread over two axes
         scales = _per_tensor_scale(weight) if axis is None else per_channel_weight_scales(weight, axis)
         if bias is not None and self._scheme.integer_bias:
             scales = _wide_enough_for_bias(scales, bias, activation.scale)
@@ -134,7 +132,8 @@ class _QdqWriter:
         node.replace_input_with(1, self._stored(node, name, integers, scales, zeros, axis))
         if bias is not None and bias_value is not None and self._scheme.integer_bias:
             # LiteRT and ONNX Runtime add the bias to the accumulator, whose scale is this product.
-            bias_scales = np.broadcast_to(np.float32(activation.scale) * scales, bias.shape).astype(np.float32)
+            # The groups of a ConvTranspose share one list of scales.
+            bias_scales = np.resize(np.float32(activation.scale) * scales, bias.shape).astype(np.float32)
             steps = np.rint(bias.astype(np.float64) / bias_scales.astype(np.float64)).astype(np.int32)
             zeros32 = np.zeros(bias.shape, np.int32)
             stored = self._stored(node, f"{name}.{bias_value.name}", steps, bias_scales, zeros32, 0)
@@ -210,9 +209,8 @@ def _wide_enough_for_bias(
 ) -> NDArray[np.float32]:
     """Widen the weight scale of a channel whose bias would not fit int32: its weights are as good as zero."""
     needed = np.abs(bias.astype(np.float64)) / (activation_scale * _INT32_ROOM)
-    if scales.ndim == 0:
-        needed = needed.max()
-    return np.maximum(scales, np.maximum(needed, MIN_SCALE)).astype(np.float32)
+    needed = needed.reshape(-1, scales.size).max(axis=0).reshape(scales.shape)
+    return np.asarray(np.maximum(scales, np.maximum(needed, MIN_SCALE)), np.float32)
 
 
 def _along(scales: NDArray[np.float32], axis: int | None, rank: int) -> NDArray[np.float32]:

@@ -91,6 +91,11 @@ _INTEGER_EVERYWHERE = _COMMON | {
     "SpaceToDepth": _KEEPING,
     "Split": _KEEPING,
     "Identity": _KEEPING,
+    "Expand": _KEEPING,
+    "Tile": _KEEPING,
+    "ReduceMax": _KEEPING,
+    "ReduceMin": _KEEPING,
+    "Resize": _KEEPING,  # to nearest neighbours; a linear one has a scale of its own
     "Concat": Placement(Family.JOINING, None),
 }
 

@@ -75,11 +75,27 @@ def test_quantize_gives_one_scale_to_all_when_tensors_are_concatenated(tmp_path:
         node("Flatten", "c", "k"),
         node("Transpose", "c", "k", perm=[0, 2, 3, 1]),
         node("AveragePool", "c", "k", kernel_shape=[2, 2]),
+        node("Resize", "c none sizes", "k", mode="nearest"),
+        node("Tile", "c repeats", "k"),
+        node("Expand", "c shape", "k"),
+        node("ReduceMax", "c axes", "k"),
+        node("ReduceMin", "c axes", "k"),
     ],
 )
 def test_quantize_keeps_the_scale_when_values_are_only_moved(tmp_path: Path, keeping: NodeProto) -> None:
-    found = scales(tmp_path, [CONV, keeping, node("Identity", "k", "y")], {"c": (-1, 4.1), "k": (0, 2), "y": (0, 1)})
+    given = {"none": np.zeros(0, np.float32), "sizes": np.array([1, 1, 2, 2], np.float32), "axes": np.array([2])}
+    constants = {**given, "repeats": np.array([2, 1, 1, 1]), "shape": np.array([2, 1, 1, 1])}
+    nodes = [CONV, keeping, node("Identity", "k", "y")]
+    found = scales(tmp_path, nodes, {"c": (-1, 4.1), "k": (0, 2), "y": (0, 1)}, constants=constants)
     assert found["c"] == found["k"] == found["y"] == (in_steps(5.1), -78)
+
+
+def test_quantize_gives_a_linear_resize_a_scale_without_ties_when_its_range_is_its_inputs(tmp_path: Path) -> None:
+    nodes = [CONV, node("Resize", "c none sizes", "r", mode="linear"), node("Conv", "r w", "y")]
+    constants = {"none": np.zeros(0, np.float32), "sizes": np.array([1, 1, 2, 2], np.float32)}
+    found = scales(tmp_path, nodes, {"c": (-1, 4.1), "r": (-1, 4.1)}, constants=constants)
+    assert found["c"] == (in_steps(5.1), -78)
+    assert in_steps(5.1) < found["r"][0] < 1.01 * in_steps(5.1)
 
 
 @pytest.mark.parametrize(

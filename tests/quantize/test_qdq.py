@@ -70,14 +70,18 @@ def test_quantize_answers_like_the_float_graph_when_steps_are_fine(tmp_path: Pat
     assert np.abs(found - expected).max() < 60 / 127 + 0.3  # half a step of the output, and of inputs and weights
 
 
-def test_quantize_makes_one_scale_when_a_transposed_convolution_has_groups(tmp_path: Path) -> None:
-    weight = np.array([1.27, 2.54, 0.1, 0.2], np.float32).reshape(4, 1, 1, 1)
-    nodes = [node("ConvTranspose", "x w b", "y", group=4)]
+def test_quantize_shares_scales_between_groups_when_a_transposed_convolution_has_groups(tmp_path: Path) -> None:
+    weight = np.array([[1.27, 2.54], [0.1, 0.2], [0.5, 5.08], [0.1, 0.2]], np.float32).reshape(4, 2, 1, 1)
+    nodes = [node("ConvTranspose", "x w b", "y", group=2)]
     source = write_graph(tmp_path, nodes, {"w": weight, "b": BIAS}, shape=(1, 4, 2, 2))
     model = quantized(source, SPAN)
     item, (integers, scale, _) = dequantizer(model, "ConvTranspose", 1)
-    assert (axis_of(item), scale.shape, integers.reshape(-1).tolist()) == (None, (), [64, 127, 5, 10])
-    assert dequantizer(model, "ConvTranspose", 2)[1][1].shape == (4,)
+    assert axis_of(item) == 1
+    np.testing.assert_allclose(scale, [0.01, 0.04], rtol=1e-6)
+    assert integers.reshape(4, 2).tolist() == [[127, 64], [10, 5], [50, 127], [10, 5]]
+    _, (steps, bias_scale, _) = dequantizer(model, "ConvTranspose", 2)
+    np.testing.assert_allclose(steps * bias_scale.astype(np.float64), BIAS, atol=float(bias_scale.max()) / 2)
+    assert bias_scale.tolist() == np.tile(np.float32(activations(model)["x"][0]) * scale, 2).tolist()
 
 
 @pytest.mark.parametrize("bias", [3e9, -3e9])

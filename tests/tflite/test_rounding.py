@@ -15,6 +15,9 @@ from edgeopt.quantize.rounding import (
     additions_agree,
     averages_agree,
     nearest_agreeing,
+    subtract_in_onnxruntime,
+    subtractions_agree,
+    sums_agree,
 )
 
 GRID = np.arange(-128, 128, dtype=np.int8)
@@ -30,12 +33,12 @@ def random_params(seed: int) -> tuple[QuantParams, QuantParams, QuantParams]:
 
 
 def addition(
-    left: QuantParams, right: QuantParams, output: QuantParams
+    left: QuantParams, right: QuantParams, output: QuantParams, op_type: str = "Add"
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     write = GraphWriter()
     shape = (1, 1, 256, 256)
     values = [write.quantized(write.input(n, shape), p.scale, p.zero_point) for n, p in (("a", left), ("b", right))]
-    write.output(write.quantized(write.node("Add", *values), output.scale, output.zero_point, name="y"))
+    write.output(write.quantized(write.node(op_type, *values), output.scale, output.zero_point, name="y"))
     rows, columns = np.meshgrid(GRID, GRID, indexing="ij")
     feeds = {
         "a": dequantize(rows.reshape(shape), left.scale, left.zero_point),
@@ -80,6 +83,58 @@ def test_nearest_agreeing_keeps_the_scale_when_it_agrees_already():
 
 def test_nearest_agreeing_gives_up_when_nothing_agrees():
     assert nearest_agreeing(QuantParams(0.5, 3), lambda candidate: False) is None
+
+
+@pytest.mark.parametrize("seed", [3, 10])
+def test_subtractions_agree_when_the_scale_was_chosen_so(seed):
+    left, right, output = random_params(seed)
+    chosen = nearest_agreeing(output, lambda params: subtractions_agree(left, right, params))
+    assert chosen is not None
+    for params, differ in ((output, True), (chosen, False)):
+        model, feeds = addition(left, right, params, "Sub")
+        in_onnxruntime = as_integers(run_onnx(model, feeds), params)
+        in_xnnpack = as_integers(run_tflite(lowered(model), feeds), params)
+        np.testing.assert_array_equal(subtract_in_onnxruntime(left, right, params), in_onnxruntime)
+        np.testing.assert_array_equal(add_in_xnnpack(left, right, params, sign=-1), in_xnnpack)
+        assert (in_onnxruntime != in_xnnpack).any() == differ
+
+
+@pytest.mark.parametrize(("mode", "weights"), [("half_pixel", 64), ("asymmetric", 16), ("align_corners", 55 * 55)])
+def test_sums_agree_is_true_only_if_a_linear_resize_is_equal_in_both(mode, weights):
+    source = QuantParams(float(np.float32(0.031)), -7)
+    output = nearest_agreeing(source, lambda p: sums_agree(source, p, weights, divisor=weights, in_float=True))
+    assert output is not None
+    feeds = {"x": np.random.default_rng(0).uniform(-4, 4, (1, 32, 14, 14)).astype(np.float32)}
+    differing = []
+    for params in (source, output):
+        write = GraphWriter()
+        x = write.quantized(write.input("x", (1, 32, 14, 14)), source.scale, source.zero_point)
+        scales = write.constant(np.array([1, 1, 4, 4], np.float32))
+        y = write.node("Resize", x, "", scales, mode="linear", coordinate_transformation_mode=mode)
+        write.output(write.quantized(y, params.scale, params.zero_point, name="y"))
+        model = write.model()
+        (reference,), (actual,) = run_onnx(model, feeds).values(), run_tflite(lowered(model), feeds).values()
+        differing.append(int((reference != actual).sum()))
+    assert differing[1] == 0
+    assert (output != source) == (differing[0] > 0)
+
+
+@pytest.mark.parametrize(("op_type", "divisor"), [("ReduceSum", 1), ("ReduceMean", 35)])
+def test_sums_agree_is_true_only_if_a_reduction_is_equal_in_both(op_type, divisor):
+    source = QuantParams(0.0213, -5)
+    wanted = QuantParams(float(np.float32(0.0213 * 8 / divisor)), 3)
+    assert not sums_agree(source, wanted, 35, divisor=divisor, in_float=True)
+    output = nearest_agreeing(wanted, lambda p: sums_agree(source, p, 35, divisor=divisor, in_float=True))
+    assert output is not None
+    feeds = {"x": np.random.default_rng(0).uniform(-3, 3, (1, 2000, 5, 7)).astype(np.float32)}
+    write = GraphWriter()
+    x = write.quantized(write.input("x", (1, 2000, 5, 7)), source.scale, source.zero_point)
+    y = write.node(op_type, x, write.constant(np.array([2, 3])))
+    write.output(write.quantized(y, output.scale, output.zero_point, name="y"))
+    model = write.model()
+    (reference,), (actual,) = run_onnx(model, feeds).values(), run_tflite(lowered(model), feeds).values()
+    assert len(np.unique(reference)) > 30
+    np.testing.assert_array_equal(actual, reference)
 
 
 @pytest.mark.parametrize("seed", range(4))
