@@ -16,6 +16,7 @@ from bench_build import build_figures, footprint_figures
 from bench_calibration import calibration_figures
 from bench_figures import Figure, as_json, read_goals, table, verdict
 from bench_latency import latency_figures
+from bench_lowering import chain_figures, lowering_figures
 from bench_network import Network, NotMeasured
 from bench_parity import agreement_figures, parity_figures
 from bench_timing import load
@@ -23,6 +24,7 @@ from bench_timing import load
 _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "build": ("efficientnet_lite0",),
     "calibration": ("efficientnet_lite0",),
+    "lowering": ("efficientnet_lite0",),
     "parity": ("efficientnet_lite0", "mobilenet_v2", "mnist5k"),
     "latency": ("efficientnet_lite0", "mobilenet_v2"),
     "agreement": ("efficientnet_lite0", "mobilenet_v2"),
@@ -39,6 +41,7 @@ _EPILOG = """\
 sections:
   build         a whole build from nothing and an unchanged rebuild: time and memory
   calibration   min/max beside ONNX Runtime's calibrator and plain inference, paired
+  lowering      a QDQ file to a .tflite file: time and memory; chains of 100 to 10,000 nodes
   parity        the arm64 against the x86 bundle in their runtimes, value by value
   latency       int8 against float on one thread, paired; integer kernels; the peer
   agreement     each bundle against the float network: class and noise
@@ -83,16 +86,19 @@ def _measured(options: argparse.Namespace, work: Path) -> Iterator[Figure]:
         for reference in options.network or _NETWORKS[section]:
             network = networks.setdefault(reference, Network(reference, work))
             sys.stderr.write(f"{section} {network.name} ({load()}) ...\n")
-            for figure in _figures(section, network, options):
-                sys.stderr.write(f"  {figure.name}: {figure.shown}\n")  # what was measured, if the rest is cut off
-                yield figure
+            yield from _shown(_section(section, network, options), section, network.name)
+        if section == "lowering":
+            yield from _shown(chain_figures(), section, "chain")
 
 
-def _figures(section: str, network: Network, options: argparse.Namespace) -> Iterator[Figure]:
+def _shown(figures: Iterator[Figure], section: str, network: str) -> Iterator[Figure]:
+    """Tell of each figure as it comes, so that it is known if the rest is cut off."""
     try:
-        yield from _section(section, network, options)
+        for figure in figures:
+            sys.stderr.write(f"  {figure.name}: {figure.shown}\n")
+            yield figure
     except NotMeasured as reason:
-        yield Figure(section, network.name, "-", None, "", str(reason))
+        yield Figure(section, network, "-", None, "", str(reason))
 
 
 def _section(section: str, network: Network, options: argparse.Namespace) -> Iterator[Figure]:
@@ -100,6 +106,8 @@ def _section(section: str, network: Network, options: argparse.Namespace) -> Ite
         return build_figures(network)
     if section == "calibration":
         return calibration_figures(network, options.calibration_samples, options.calibration_rounds)
+    if section == "lowering":
+        return lowering_figures(network)
     if section == "parity":
         return parity_figures(network, options.samples)
     if section == "latency":

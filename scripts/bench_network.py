@@ -42,7 +42,9 @@ class Network:
     def bundles(self) -> Mapping[str, Path]:
         """The folder of each target's bundle, built by the command line without a verdict."""
         built = self._built()
-        if len(self._float_graphs()) != 1:  # what an older edgeopt left; it cannot be told apart
+        if (
+            len(self._cached("export")) != 1 or len(self._cached("quantize-asymmetric")) != 1
+        ):  # what an older edgeopt left; it cannot be told apart
             shutil.rmtree(self.folder)
             built = self._built()
         return {bundle["target"]: Path(bundle["path"]) for bundle in built["bundles"]}
@@ -56,10 +58,17 @@ class Network:
     def float_graph(self) -> FloatModel:
         """The float ONNX graph that all bundles of the network come from."""
         assert self.bundles
-        (path,) = self._float_graphs()
+        (path,) = self._cached("export")
         inputs = tuple(TensorInfo(name, given.dtype, given.shape) for name, given in self.inputs.items())
         outputs = tuple(TensorInfo(name, "float32", ()) for name in OnnxSession(path).output_names)
         return FloatModel(path, inputs, outputs)
+
+    @property
+    def qdq_graph(self) -> Path:
+        """The quantized graph that the arm64 bundle was lowered from."""
+        assert self.bundles
+        (path,) = self._cached("quantize-asymmetric")
+        return path
 
     def model(self, target: str) -> Path:
         """Return the model file of a bundle."""
@@ -99,8 +108,8 @@ class Network:
         built: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return built
 
-    def _float_graphs(self) -> list[Path]:
-        return sorted(self.folder.glob(".cache/export-*/model.onnx"))
+    def _cached(self, stage: str) -> list[Path]:
+        return sorted(self.folder.glob(f".cache/{stage}-*/model.onnx"))
 
 
 def build_command(reference: str, out: Path) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tiny_project import ROOT, environment
 
@@ -17,6 +18,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from bench_cli import main  # noqa: E402
 from bench_figures import Figure, Goal, as_json, parse_goal, read_goals, table, verdict  # noqa: E402
+from bench_lowering import chain  # noqa: E402
 from bench_network import NotMeasured, as_taken  # noqa: E402
 from bench_parity import agreement, steps_apart  # noqa: E402
 from bench_timing import interleaved, ratio, run_watched  # noqa: E402
@@ -137,6 +139,27 @@ def test_run_watched_sees_the_memory_of_a_child() -> None:
     if Path("/proc/self/status").exists():
         assert finished.peak_bytes is not None
         assert 80_000_000 < finished.peak_bytes < 400_000_000
+
+
+@pytest.mark.parametrize("length", [10, 100])
+def test_chain_has_the_nodes_that_were_asked_for_when_checked(length: int) -> None:
+    model = chain(length)
+    onnx.checker.check_model(model, full_check=True)
+    assert len(model.graph.node) == length
+
+
+def test_chain_refuses_when_blocks_do_not_fill_it() -> None:
+    with pytest.raises(ValueError, match="multiple of 10 nodes, got 12"):
+        chain(12)
+
+
+def test_lowering_is_timed_in_a_process_of_its_own(tmp_path: Path) -> None:
+    onnx.save(chain(20), tmp_path / "chain.onnx")
+    command = [sys.executable, SCRIPTS / "bench_lowering.py", tmp_path / "chain.onnx", tmp_path / "chain.tflite", "2"]
+    taken = json.loads(subprocess.run(command, env=environment(), capture_output=True, check=True).stdout)
+    assert len(taken["seconds"]) == len(taken["cpu_seconds"]) == 2
+    assert taken["bytes"] == (tmp_path / "chain.tflite").stat().st_size
+    assert taken["peak_bytes"] is None or taken["peak_bytes"] > taken["imported_bytes"] > 10_000_000
 
 
 def test_bench_explains_how_to_make_the_peer(capsys: pytest.CaptureFixture[str]) -> None:
