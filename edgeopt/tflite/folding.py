@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,11 +11,10 @@ from numpy.typing import NDArray
 
 from edgeopt.tflite.constants import new_initializer, read_array
 
-# DequantizeLinear stays: an integer weight must remain one. Identity is rewritten. The others are no functions.
+# DequantizeLinear stays: an integer weight must remain one. The others are no functions.
 _NEVER = frozenset(
     {
         "DequantizeLinear",
-        "Identity",
         "RandomNormal",
         "RandomNormalLike",
         "RandomUniform",
@@ -25,19 +26,20 @@ _NEVER = frozenset(
         "Scan",
     }
 )
+_OF_SHAPE = frozenset({"EyeLike", "Size"})
 
 
 def fold_constants(graph: ir.Graph, opset: int) -> bool:
-    """Replace every node whose inputs are all constant, and Shape of a known shape, by an initializer.
+    """Replace every node whose inputs are all constant, or of which only the shape counts, by an initializer.
 
     Returns whether there were any.
     """
     found = False
     for node in list(graph):
-        if node.domain or len(node.outputs) != 1:
+        is_end = node.op_type == "Identity" and node.outputs[0].is_graph_output()  # a constant under that name
+        if node.domain or len(node.outputs) != 1 or is_end:
             continue
-        known = {"Shape": _known_shape, "Size": _known_size}.get(node.op_type)
-        result = known(node) if known is not None else _evaluate(node, opset)
+        result = _known_shape(node) if node.op_type == "Shape" else _evaluate(node, opset)
         if result is not None:
             _replace(graph, node, result)
             found = True
@@ -60,13 +62,6 @@ def _replace(graph: ir.Graph, node: ir.Node, result: NDArray[np.generic]) -> Non
     graph.remove(node, safe=True)
 
 
-def _known_size(node: ir.Node) -> NDArray[np.int64] | None:
-    (value,) = node.inputs
-    sizes = list(value.shape) if value is not None and value.shape is not None else [None]
-    known = [size for size in sizes if isinstance(size, int)]
-    return np.array(np.prod(known), np.int64) if len(known) == len(sizes) else None
-
-
 def _known_shape(node: ir.Node) -> NDArray[np.int64] | None:
     (value,) = node.inputs
     if value is None or value.shape is None:
@@ -77,16 +72,31 @@ def _known_shape(node: ir.Node) -> NDArray[np.int64] | None:
 
 
 def _evaluate(node: ir.Node, opset: int) -> NDArray[np.generic] | None:
-    arrays = [read_array(value) for value in node.inputs if value is not None]
+    content = _any_content if node.op_type in _OF_SHAPE else _content
+    arrays = [content(value) for value in node.inputs if value is not None]
     if node.op_type in _NEVER or (not arrays and node.op_type != "Constant") or any(array is None for array in arrays):
         return None
     from onnx.reference import ReferenceEvaluator  # slow to import, and most graphs have nothing to fold
 
     proto = ir.to_proto(node)
     assert isinstance(proto, onnx.NodeProto)
-    feeds = {value.name: read_array(value) for value in node.inputs if value is not None and value.name}
+    feeds = {value.name: content(value) for value in node.inputs if value is not None and value.name}
     try:
         (result,) = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
     except Exception:  # onnx's evaluator has no root for its errors; the node stays, and is lowered or refused by name
         return None
     return np.asarray(result) if isinstance(result, np.ndarray | np.generic) else None
+
+
+def _content(value: ir.Value) -> NDArray[Any] | None:
+    """Return what a value is known to hold; if it has no elements, that is nothing."""
+    array = read_array(value)
+    return _any_content(value) if array is None and value.shape is not None and 0 in value.shape else array
+
+
+def _any_content(value: ir.Value) -> NDArray[Any] | None:
+    """Return an array of a value's shape and dtype, for operators that look at no more."""
+    sizes = [size for size in value.shape or () if isinstance(size, int)]
+    if value.shape is None or value.dtype is None or len(sizes) != len(value.shape):
+        return None
+    return np.broadcast_to(np.zeros((), value.dtype.numpy()), sizes)

@@ -63,7 +63,6 @@ def to_normal_form(model: ir.Model) -> ir.Model:
             hint="export it again with a newer opset, or use onnx.version_converter",
         )
     expand_functions(model)
-    common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _infer_missing_shapes(model)
     _name_nodes(model.graph)
@@ -76,8 +75,8 @@ def to_normal_form(model: ir.Model) -> ir.Model:
             try:
                 rewrite(node)
             except RefusedError as error:
-    reshape_last(model.graph)
                 node.metadata_props[WHY_NOT] = str(error)
+    reshape_last(model.graph)
     quantize_first(model.graph)
     model.graph.opset_imports[DOMAIN] = 1
     common.RemoveUnusedNodesPass()(model)

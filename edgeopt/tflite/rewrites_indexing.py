@@ -47,6 +47,15 @@ def _split(node: ir.Node) -> None:
     write.finish(*results)
 
 
+def _concat(node: ir.Node) -> None:
+    """Leave out operands without elements."""
+    parts = [value for value in node.inputs if value is not None and 0 not in shape_of(value)]
+    if 0 < len(parts) < len(node.inputs):
+        write, axis = Rewriting(node), node.attributes.get_int("axis")
+        joined = write.add("Concat", *parts, shape=shape_of(node.outputs[0]), axis=axis)
+        write.finish(joined if len(parts) > 1 else parts[0])
+
+
 def _expand(node: ir.Node) -> None:
     write, source, shape = _data(node)
     target = shape_of(node.outputs[0])
@@ -207,6 +216,7 @@ def _space(to_depth: bool) -> Callable[[ir.Node], None]:
 
 
 INDEXING: Mapping[str, Callable[[ir.Node], None]] = {
+    "Concat": _concat,
     "DepthToSpace": _space(to_depth=False),
     "Expand": _expand,
     "Gather": _gather,

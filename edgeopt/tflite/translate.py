@@ -18,7 +18,7 @@ from edgeopt.tflite.constants import Constant, read_array, read_constant
 from edgeopt.tflite.emitter import Emitter
 from edgeopt.tflite.normal_form import WHY_NOT
 from edgeopt.tflite.operators import OPERATORS
-from edgeopt.tflite.program import Program, Quantization, RefusedError, Tensor
+from edgeopt.tflite.program import TENSOR_TYPES, Program, Quantization, RefusedError, Tensor
 from edgeopt.tflite.shapes import shape_of
 from edgeopt.tflite.step import Entry, Step
 
@@ -230,6 +230,8 @@ class _Translation:
         return self._tensors[value]
 
     def _constant(self, value: ir.Value, constant: Constant) -> Tensor:
+        if not constant.array.size:
+            raise RefusedError(f"a constant without elements, {_name(value)!r}")
         quantization = None
         if constant.scales is not None and constant.zero_points is not None:
             scales = tuple(float(scale) for scale in constant.scales)
@@ -238,8 +240,6 @@ class _Translation:
 
     def _output(self, value: ir.Value, quantization: Quantization | None, name: str | None = None) -> Tensor:
         dtype = _dtype(value) if quantization is None else np.dtype(np.int8)
-        if 0 in shape_of(value):
-            raise RefusedError(f"a tensor without elements, {_name(value)!r}")
         return self.emitter.tensor(name or _name(value), shape_of(value), dtype, quantization)
 
     def _only_quantize(self, value: ir.Value) -> ir.Node | None:
@@ -280,4 +280,7 @@ def _name(value: ir.Value) -> str:
 def _dtype(value: ir.Value) -> np.dtype[Any]:
     if value.dtype is None:
         raise RefusedError(f"{_name(value)!r} has no dtype")
-    return np.dtype(value.dtype.numpy())
+    dtype = np.dtype(value.dtype.numpy())
+    if dtype.name not in TENSOR_TYPES:
+        raise RefusedError(f"{_name(value)!r} is {dtype}, for which there are no kernels")
+    return dtype
