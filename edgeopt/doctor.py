@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeopt.devices.qemu import is_set_up
+
 if TYPE_CHECKING:
     from edgeopt.target import TargetSpec
 
@@ -154,13 +156,19 @@ def _runtimes(versions: dict[str, str | None]) -> tuple[Runtime, ...]:
         *(_packaged(name, versions[name]) for name in _TFLITE_RUNTIMES),
         _onnxruntime(),
         _program("trtexec", "TensorRT's own", ("trtexec",)),
-        _program("qemu-aarch64", "runs aarch64 programs in emulation", ("qemu-aarch64", "qemu-aarch64-static")),
+        _emulation(),
     )
 
 
 def _packaged(name: str, found: str | None) -> Runtime:
     missing = f"not installed: pip install {name if name in _REQUIRED else f'edgeopt[{name}]'}"
     return Runtime(name, found is not None, f"{name} {found}" if found else missing)
+
+
+def _emulation() -> Runtime:
+    ready = is_set_up()
+    detail = "real aarch64 code: --device qemu:pi3, qemu:pi4, qemu:pi5" if ready else "edgeopt device setup qemu"
+    return Runtime("qemu-aarch64", ready, detail)
 
 
 def _onnxruntime() -> Runtime:
@@ -189,6 +197,6 @@ def checks_for(spec: TargetSpec, machine: Machine, found: Mapping[str, Runtime])
             if other != spec.runtime_package:
                 yield needs(other, f"a second opinion: {other}")
         if machine.architecture not in ("aarch64", "arm64"):
-            yield needs("qemu-aarch64", "answers of aarch64 code: run_parity.py under an aarch64 Python in emulation")
+            yield needs("qemu-aarch64", "answers of aarch64 code, in emulation")
     if spec.runtime.startswith("TensorRT"):
         yield needs("trtexec", "answers of the engine that TensorRT builds")

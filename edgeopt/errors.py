@@ -13,7 +13,8 @@
     ├── BundleError            11   a bundle that is damaged, tampered with or of another schema
     ├── ParityError            12   the verdict is no: the bundle's answers are outside the limits
     ├── MissingDependencyError 13   a runtime or package that the job needs is not installed
-    └── StorageError           14   the disk: full, read-only, not permitted
+    ├── StorageError           14   the disk: full, read-only, not permitted
+    └── DeviceError            15   a board or emulator: not there, not fit, too slow, or it answers garbage
 
 A message says *where: what, got X, expected Y*; ``hint`` says how to mend it. Ctrl-C exits with 130 as in every shell.
 """
@@ -136,6 +137,12 @@ class StorageError(EdgeoptError):
     """The disk is full, read-only or not permitted."""
 
     exit_code = 14
+
+
+class DeviceError(EdgeoptError):
+    """A board or an emulator cannot be reached, cannot run the bundle, takes too long or answers garbage."""
+
+    exit_code = 15
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str | None:

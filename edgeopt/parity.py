@@ -370,6 +370,7 @@ def run_bundle(
     report.update(
         name=manifest["name"],
         target=manifest["target"],
+        digest=manifest["digest"],
         runtime=f"{chosen} {runtime_version(chosen)}",
         machine=platform.machine(),
         threads=threads,

@@ -14,7 +14,9 @@ from typing import Any
 
 from edgeopt import parity
 from edgeopt.bundle.golden import Golden, load_golden
-from edgeopt.errors import BundleError, MissingDependencyError
+from edgeopt.devices.device import DEFAULT_TIMEOUT_S, RunRequest, read_report, unfit
+from edgeopt.devices.named import LOCAL, device_named
+from edgeopt.errors import BundleError, DeviceError, MissingDependencyError
 from edgeopt.stage import report_progress, stage
 from edgeopt.target import discover_targets, load_backend
 
@@ -45,7 +47,7 @@ class OutputParity:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The verdict on a bundle: ``failures`` says why it is no."""
+    """The verdict on a bundle: ``failures`` says why it is no, ``device`` and ``runtime`` where it was run."""
 
     passed: bool
     runtime: str
@@ -54,6 +56,7 @@ class ParityReport:
     steps_judged: bool
     integer_coverage: float
     outputs: tuple[OutputParity, ...]
+    device: str = LOCAL
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as JSON types; NaN becomes ``None``."""
@@ -64,30 +67,62 @@ class ParityReport:
         return content
 
 
-def verify(bundle: str | Path, *, runtime: str | None = None) -> ParityReport:
+def verify(
+    bundle: str | Path,
+    *,
+    runtime: str | None = None,
+    device: str = LOCAL,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> ParityReport:
     """Check a bundle's files, count its integer kernels anew, run its golden samples and return the verdict.
 
     Args:
         bundle: the folder.
         runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tensorflow`` or ``onnxruntime``; left out, the first that is
             installed and can load the model.
+        device: ``local``, ``qemu[:pi3|pi4|pi5]`` or ``ssh://user@host[:port][/folder]``.
+        timeout_s: seconds that another device may take.
 
     Raises:
         BundleError: a file is missing or was changed, or the bundle has another schema version.
         MissingDependencyError: no installed runtime can load the model.
+        UsageError: there is no such kind of device.
+        DeviceError: the device cannot be reached, cannot run this bundle, is too slow or answers garbage.
     """
     with stage("verify"):
         folder = Path(bundle)
-        if not (folder / "bundle.json").is_file():
-            raise BundleError(f"{folder} is not a bundle: it has no bundle.json", hint="edgeopt build writes bundles")
-        try:
-            manifest = parity.read_bundle(str(folder))
-        except parity.BundleDamaged as error:
-            raise BundleError(
-                f"{folder}: {error}", hint="build it again, or take it from where it was built"
-            ) from error
+        manifest = checked_manifest(folder)
         manifest["integer_coverage"] = _coverage_now(folder, manifest)
+        if device != LOCAL:
+            return _verify_on(device, folder, manifest, RunRequest(runtime, _THREADS, timeout_s))
         return judge_model(folder / manifest["model"]["file"], manifest, load_golden(folder / "golden.npz"), runtime)
+
+
+def checked_manifest(folder: Path) -> dict[str, Any]:
+    """Return a bundle's manifest; every file is as the manifest says.
+
+    Raises:
+        BundleError: a file is missing or was changed, or the bundle has another schema version.
+    """
+    if not (folder / "bundle.json").is_file():
+        raise BundleError(f"{folder} is not a bundle: it has no bundle.json", hint="edgeopt build writes bundles")
+    try:
+        return parity.read_bundle(str(folder))
+    except parity.BundleDamaged as error:
+        raise BundleError(f"{folder}: {error}", hint="build it again, or take it from where it was built") from error
+
+
+def _verify_on(name: str, folder: Path, manifest: Mapping[str, Any], request: RunRequest) -> ParityReport:
+    """Run the test that travels in the bundle on another device, if the device says that it can."""
+    device = device_named(name)
+    if reasons := list(unfit(device.facts(), manifest, request)):
+        raise DeviceError(f"{device.name} cannot run this bundle: {'; '.join(reasons)}")
+    report = read_report(device.run(folder, request), manifest, device.name)
+    coverage, limit = manifest["integer_coverage"], manifest["limits"]["min_integer_coverage"]
+    if not coverage >= limit:  # counted here; the device has only the manifest's word
+        report["passed"] = False
+        report["failures"] = [f"{coverage:.1%} of the multiplications run on integers, limit {limit:.1%}"]
+    return report_from(report, report["runtime"], device.name)
 
 
 def judge_model(model: Path, manifest: Mapping[str, Any], golden: Golden, runtime: str | None = None) -> ParityReport:
@@ -125,7 +160,7 @@ def _without_chatter() -> Iterator[None]:
                     os.write(2, line)
 
 
-def report_from(report: Mapping[str, Any], runtime: str) -> ParityReport:
+def report_from(report: Mapping[str, Any], runtime: str, device: str = LOCAL) -> ParityReport:
     """Return the typed form of what :func:`edgeopt.parity.judge` reports."""
     outputs = tuple(
         OutputParity(**{key: _nan_for_none(key, value) for key, value in output.items()})
@@ -139,6 +174,7 @@ def report_from(report: Mapping[str, Any], runtime: str) -> ParityReport:
         steps_judged=report["steps_judged"],
         integer_coverage=report["integer_coverage"],
         outputs=outputs,
+        device=device,
     )
 
 

@@ -12,6 +12,7 @@ import click
 
 from edgeopt.cli.build import build
 from edgeopt.cli.convert import convert
+from edgeopt.cli.device import device
 from edgeopt.cli.doctor import doctor
 from edgeopt.cli.init import init
 from edgeopt.cli.inspect import inspect
@@ -77,7 +78,7 @@ def edgeopt() -> None:
     """
 
 
-for command in (build, verify, convert, inspect, targets, recipes, init, doctor):
+for command in (build, verify, convert, inspect, device, targets, recipes, init, doctor):
     edgeopt.add_command(command)
 
 

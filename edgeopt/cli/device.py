@@ -1,0 +1,119 @@
+"""``edgeopt device``: what bundles can be run on, what it is, and setting up emulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeopt.cli.console import bytes_text, print_table, reporting, shown_path, write_json
+from edgeopt.cli.options import json_option, verbosity_options
+
+if TYPE_CHECKING:
+    from edgeopt.devices.device import DeviceFacts
+
+_EXAMPLES = """\b
+Examples:
+  edgeopt device list
+  edgeopt device setup qemu                         no root, nothing on the host is touched
+  edgeopt device info qemu:pi5
+  edgeopt device info ssh://pi@raspberrypi.local --bundle build/mnist5k/arm64
+"""
+
+
+@click.group(epilog=_EXAMPLES)
+def device() -> None:
+    """Look at the devices that bundles can be verified on.
+
+    A device is local, qemu:BOARD (real aarch64 code in emulation) or ssh://user@host[:port][/folder].
+    """
+
+
+@device.command("list")
+@json_option
+def list_devices(json_to: str | None) -> None:
+    """Show the devices that have a name of their own."""
+    from edgeopt.devices.named import known_devices
+    from edgeopt.devices.qemu import is_set_up
+
+    emulation = is_set_up()
+    rows = [(name, what, name == "local" or emulation) for name, what in known_devices().items()]
+    write_json(json_to, {name: {"title": what, "ready": ready} for name, what, ready in rows})
+    if json_to == "-":
+        return
+    print_table(
+        ("device", "ready", "what it is"), ((name, "yes" if ready else "no", what) for name, what, ready in rows)
+    )
+    click.echo("\nssh://user@host[:port][/folder] is any Linux board.")
+    if not emulation:
+        click.echo("edgeopt device setup qemu makes the emulated ones ready.")
+
+
+@device.command()
+@click.argument("name", metavar="DEVICE")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Say too whether this bundle can run there.")
+@json_option
+@verbosity_options
+def info(name: str, bundle: Path | None, json_to: str | None, verbose: bool, quiet: bool) -> None:
+    """Show CPU, memory, libraries and runtimes of DEVICE; nothing is copied to it.
+
+    With --bundle the exit code is 15 if the bundle cannot run there.
+    """
+    with reporting(verbose=verbose, quiet=quiet):
+        from edgeopt.devices.named import facts_of
+
+        facts = facts_of(name)
+        reasons = [] if bundle is None else _reasons_against(bundle, facts)
+    content = facts.to_json() | ({} if bundle is None else {"unfit": reasons})
+    write_json(json_to, content)
+    if json_to != "-" and not quiet:
+        _show(facts)
+        if bundle is not None and not reasons:
+            click.echo(f"\n{shown_path(bundle)} can run there")
+    if reasons:
+        from edgeopt.errors import DeviceError
+
+        raise DeviceError(f"{name} cannot run {bundle}: {'; '.join(reasons)}")
+
+
+@device.command()
+@click.argument("kind", metavar="KIND", type=click.Choice(["qemu"]))
+@click.option("--force", is_flag=True, help="Fetch everything again, even if it is there.")
+@verbosity_options
+def setup(kind: str, force: bool, verbose: bool, quiet: bool) -> None:
+    """Fetch what emulated devices need into the user's cache, without root.
+
+    Packages come from this machine's own apt sources and from pip's index; both check them. About 85 MB are fetched.
+    """
+    with reporting(verbose=verbose, quiet=quiet):
+        from edgeopt.devices.qemu import set_up
+
+        emulation = set_up(force=force)
+    if not quiet:
+        click.echo(f"qemu {emulation.qemu} and Python {emulation.python} for aarch64 in {emulation.folder}")
+        for runtime, versions in emulation.runtimes.items():
+            click.echo(f"  {runtime} {versions[runtime]} with NumPy {versions['numpy']}")
+
+
+def _reasons_against(bundle: Path, facts: DeviceFacts) -> list[str]:
+    from edgeopt.devices.device import RunRequest, unfit
+    from edgeopt.verdict import checked_manifest
+
+    return list(unfit(facts, checked_manifest(bundle), RunRequest()))
+
+
+def _show(facts: DeviceFacts) -> None:
+    runtimes = ", ".join(f"{name} {version}" for name, version in facts.runtimes.items()) or "none"
+    rows = {
+        "device": facts.device + (" (emulated)" if facts.is_emulated else ""),
+        "CPU": f"{facts.cpu}, {facts.num_cpus} cores, {facts.architecture}",
+        "features": " ".join(facts.features) or "not said",
+        "memory": "not said" if facts.memory_bytes is None else bytes_text(facts.memory_bytes),
+        "C library": facts.libc or "not said",
+        "Python": facts.python or "none",
+        "runtimes": runtimes,
+        "free space": "not said" if facts.free_bytes is None else bytes_text(facts.free_bytes),
+    }
+    for label, text in rows.items():
+        click.echo(f"{label:<12}{text}")

@@ -1,0 +1,155 @@
+"""Debian packages of any architecture, unpacked into a folder of ours: no root, and nothing of the host is touched.
+
+apt runs with a state, a cache and a package status of its own, over the machine's own sources and keys. The empty
+status makes it find every package that is needed, and it checks each file against the signed index.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeopt.errors import DeviceError, MissingDependencyError
+from edgeopt.stage import report_progress
+
+# 'URI' FILE SIZE HASH, as apt-get --print-uris writes it.
+_URI = re.compile(r"^'[^']*' (?P<file>\S+) (?P<size>\d+)", re.MULTILINE)
+_HOW_TO_REACH = re.compile(r"Acquire::(?:http|https|ftp|socks|Retries|ForceIPv[46])\b")
+_STATUS = re.compile(r"^(?:dl|pm)status:[^:]*:(?P<percent>[\d.]+):", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Download:
+    """What apt fetches: names of files, and their bytes together."""
+
+    files: tuple[str, ...]
+    size_bytes: int
+
+
+class PrivateApt:
+    """apt over the machine's sources with everything that it writes below ``folder``.
+
+    Raises:
+        MissingDependencyError: this is no Debian or a system made from it.
+    """
+
+    def __init__(self, folder: Path, architectures: Sequence[str]) -> None:
+        for program in ("apt-get", "apt-config", "dpkg-deb"):
+            if shutil.which(program) is None:
+                raise MissingDependencyError(
+                    f"{program} is not on PATH, and the packages come from apt",
+                    hint="Debian, Ubuntu and Raspberry Pi OS have it; elsewhere verify on a board: --device ssh://...",
+                )
+        self._folder = folder
+        self._archives = folder / "cache" / "archives"
+        for part in ("state/lists/partial", "cache/archives/partial"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / "status").touch()
+        (folder / "apt.conf").write_text(self._configuration(architectures), encoding="utf-8")
+
+    def update(self) -> None:
+        """Fetch the lists of packages. What cannot be fetched shows itself when a package is missing."""
+        self._apt("update", "--quiet", what="package lists")
+
+    def needed(self, packages: Sequence[str]) -> Download:
+        """Return what :meth:`install` unpacks: the packages and all that they need.
+
+        Raises:
+            DeviceError: a package cannot be had; apt's own words are in the message.
+        """
+        # apt does not name what it has already, so it must not see what it has.
+        (self._folder / "none" / "partial").mkdir(parents=True, exist_ok=True)
+        nothing = f"Dir::Cache::archives={self._folder}/none"
+        listed = [*_URI.finditer(self._install("--print-uris", "-o", nothing, *packages).stdout)]
+        return Download(tuple(match["file"] for match in listed), sum(int(match["size"]) for match in listed))
+
+    def install(self, packages: Sequence[str], root: Path) -> None:
+        """Fetch packages and all that they need, and unpack them below ``root``; none of their scripts is run.
+
+        Raises:
+            DeviceError: a package cannot be had; apt's own words are in the message.
+        """
+        files = self.needed(packages).files
+        self._install("--download-only", *packages, what=f"fetch {packages[0]}")
+        root.mkdir(parents=True, exist_ok=True)
+        for done, name in enumerate(files, start=1):
+            _unpack(self._archives / name, root)
+            report_progress(f"unpack {packages[0]}", done, len(files))
+
+    def _install(self, *arguments: str, what: str = "") -> subprocess.CompletedProcess[str]:
+        result = self._apt("install", "--yes", "--no-install-recommends", *arguments, what=what)
+        if result.returncode != 0:
+            raise DeviceError(
+                f"apt cannot have {arguments[-1]}: {_errors_in(result.stderr)}",
+                hint="do the machine's apt sources offer these architectures, and is the network there?",
+            )
+        return result
+
+    def _apt(self, *arguments: str, what: str) -> subprocess.CompletedProcess[str]:
+        """Run apt-get; with ``what`` its progress is reported under this name."""
+        environment = {**os.environ, "APT_CONFIG": str(self._folder / "apt.conf"), "LC_ALL": "C.UTF-8"}
+        if not what:
+            return subprocess.run(["apt-get", *arguments], env=environment, capture_output=True, text=True, check=False)
+        reader, writer = os.pipe()
+        command = ["apt-get", "-o", f"APT::Status-Fd={writer}", *arguments]
+        with (self._folder / "apt.log").open("w+") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+                pass_fds=(writer,),
+            )  # fmt: skip
+            os.close(writer)
+            try:
+                with os.fdopen(reader) as status:
+                    for line in status:
+                        if match := _STATUS.match(line):
+                            report_progress(what, int(float(match["percent"])), 100)
+                returncode = process.wait()
+            finally:
+                process.kill()
+                process.wait()
+            log.seek(0)
+            return subprocess.CompletedProcess(command, returncode, "", log.read())
+
+    def _configuration(self, architectures: Sequence[str]) -> str:
+        """Return an apt.conf that reads how the machine reaches its sources, and nothing else of its settings.
+
+        The machine's hooks must not run: some of them empty the machine's own cache.
+        """
+        dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
+        reach = [line for line in dump.splitlines() if _HOW_TO_REACH.match(line)]
+        native = re.search(r'^APT::Architecture "(.*)";$', dump, re.MULTILINE)
+        wanted = dict.fromkeys([native[1] if native else "amd64", *architectures])
+        return "\n".join(
+            [
+                *reach,
+                'Acquire::Languages "none";',
+                f'Dir::State "{self._folder}/state";',
+                f'Dir::State::status "{self._folder}/status";',
+                f'Dir::Cache "{self._folder}/cache";',
+                'Dir::Etc::main "/dev/null";',
+                'Dir::Etc::parts "/dev/null";',
+                'APT::Sandbox::User "root";',  # its own user could not write into our folder
+                "APT::Architectures {" + " ".join(f'"{name}";' for name in wanted) + "};",
+                "",
+            ]
+        )
+
+
+def _unpack(package: Path, root: Path) -> None:
+    """Unpack as ``dpkg-deb -x`` does, but keep the links that stand for folders, such as ``/lib``."""
+    tar = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", f"--directory={root}"]
+    tar += [f"--exclude=./usr/share/{name}" for name in ("doc", "info", "locale", "man")]
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
+        result = subprocess.run(tar, stdin=archive.stdout, capture_output=True, text=True, check=False)
+    if result.returncode != 0 or archive.returncode != 0:
+        raise DeviceError(f"cannot unpack {package.name}: {result.stderr.strip() or 'dpkg-deb failed'}")
+
+
+def _errors_in(text: str) -> str:
+    lines = [line.removeprefix("E: ") for line in text.splitlines() if line.startswith("E:")]
+    return "; ".join(lines) or text.strip()[-300:] or "no reason given"

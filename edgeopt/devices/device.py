@@ -1,0 +1,129 @@
+"""What every device can do: say what it is, and run a bundle's own test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgeopt.errors import DeviceError
+from edgeopt.parity import TFLITE_RUNTIMES
+
+DEFAULT_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device says of itself; ``None`` and empty stand for what it does not say.
+
+    ``runtimes`` are the runtimes and NumPy by package name, with their versions. ``free_bytes`` is the room where a
+    bundle would be put.
+    """
+
+    device: str
+    is_emulated: bool
+    architecture: str
+    cpu: str
+    num_cpus: int
+    features: tuple[str, ...]
+    memory_bytes: int | None
+    libc: str
+    python: str | None
+    runtimes: Mapping[str, str]
+    free_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """How a bundle is run: ``runtime`` left out is the first that the device has."""
+
+    runtime: str | None = None
+    threads: int = 1
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    def arguments(self, report: str) -> list[str]:
+        """Return the arguments of ``run_parity.py``."""
+        chosen = ["--runtime", self.runtime] if self.runtime else []
+        return ["--json", report, "--threads", str(self.threads), *chosen]
+
+
+class Device(Protocol):
+    """A place where bundles are run."""
+
+    @property
+    def name(self) -> str:
+        """Return what the user calls it, such as ``qemu:pi4``."""
+
+    def facts(self) -> DeviceFacts:
+        """Look at the device.
+
+        Raises:
+            DeviceError: it cannot be reached or does not answer sensibly.
+        """
+
+    def run(self, bundle: Path, request: RunRequest) -> str:
+        """Run ``run_parity.py`` of a bundle there and return the JSON that it wrote.
+
+        Raises:
+            DeviceError: the device cannot be reached, the time is over, or the test did not come to a verdict.
+        """
+
+
+def unfit(facts: DeviceFacts, manifest: Mapping[str, Any], request: RunRequest) -> Iterator[str]:
+    """Yield every reason why a device cannot run a bundle; nothing was copied to it yet."""
+    model_format = manifest["model"]["format"]
+    candidates = TFLITE_RUNTIMES if model_format == "tflite" else ("onnxruntime",)
+    wanted = (request.runtime,) if request.runtime else candidates
+    if facts.python is None:
+        yield "it has no Python"
+        return
+    if "numpy" not in facts.runtimes:
+        yield f"its Python {facts.python} has no NumPy"
+    if not any(name in facts.runtimes for name in wanted):
+        floor = " (its wheels need glibc 2.27)" if model_format == "tflite" else ""
+        yield f"its Python {facts.python} has no runtime for a .{model_format} model: install {wanted[0]}{floor}"
+    size = sum(file["size_bytes"] for file in manifest["files"].values())
+    if facts.free_bytes is not None and facts.free_bytes < 2 * size:
+        yield f"it has {facts.free_bytes:,} bytes free, and the bundle has {size:,}"
+
+
+def read_report(text: str, manifest: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Return a device's report, if it is one, of this bundle, and does not contradict itself.
+
+    Raises:
+        DeviceError: if not; what a device answers is never taken for a pass unseen.
+    """
+    try:
+        report = json.loads(text)
+        problem = _problem_with(report, manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    if problem:
+        raise DeviceError(
+            f"{device} answered no report on this bundle ({problem}): {text[:200]!r}",
+            hint="run run_parity.py there by hand, and see what it prints",
+        )
+    return dict(report)
+
+
+def _problem_with(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    names = [output["name"] for output in report["outputs"]]
+    expected = [output["name"] for output in manifest["outputs"]]
+    if report["digest"] != manifest["digest"]:
+        return "it is of another bundle"
+    if names != expected:
+        return f"it is on outputs {names}, expected {expected}"
+    if not isinstance(report["num_samples"], int) or report["num_samples"] < 1:
+        return f"it is on {report['num_samples']!r} samples"
+    if not isinstance(report["passed"], bool) or report["passed"] != (not list(report["failures"])):
+        return "its verdict contradicts its failures"
+    figures = [output[key] for output in report["outputs"] for key in ("max_steps", "sqnr_db", "cosine")]
+    if report["passed"] and not all(isinstance(figure, int | float) for figure in figures):
+        return "it passed without figures"
+    return ""
