@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeopt.affine import QuantParams
@@ -75,12 +76,12 @@ def quantized_tensors(graph: ir.Graph, scheme: Scheme, settings: QuantizeSetting
 def activation_params(
     nodes: list[QuantizedNode], ranges: Mapping[str, TensorRange], scheme: Scheme
 ) -> dict[ir.Value, QuantParams]:
-    """Return scale and zero-point of every quantized tensor, equal within a group that shares one scale.
+    """Return scale and zero-point of every quantized tensor and constant operand, equal within a group that shares one.
 
     Where the scheme's kernels write integers, scales are widened until all runtimes round alike.
 
     Raises:
-        QuantizationError: if a tensor has no range.
+        QuantizationError: if a tensor has no range or a constant is not finite.
     """
     fixed = {
         value: scheme.fixed_outputs[item.node.op_type]
@@ -106,6 +107,8 @@ def activation_params(
         params.update(dict.fromkeys(members, chosen))
         if given is None:
             free.update(dict.fromkeys(members, members))
+    constants = (value for item in nodes for value in item.reads if value.const_value is not None)
+    params.update((value, scheme.activation_params(*_bounds(value))) for value in constants)
     if not scheme.outputs:
         return params
     writes = {item.node: item.writes[0] for item in nodes}
@@ -125,6 +128,14 @@ def _joint_range(members: list[ir.Value], ranges: Mapping[str, TensorRange]) -> 
         raise QuantizationError(f"tensor {missing[0]!r} was not calibrated", hint="rebuild with --force")
     found = [ranges[str(value.name)] for value in members]
     return min(item.minimum for item in found), max(item.maximum for item in found)
+
+
+def _bounds(constant: ir.Value) -> tuple[float, float]:
+    assert constant.const_value is not None
+    data = constant.const_value.numpy()
+    if not np.isfinite(data).all():
+        raise QuantizationError(f"constant {constant.name!r} has NaN or infinite values")
+    return float(data.min()), float(data.max())
 
 
 def _is_quantizable(node: ir.Node) -> bool:

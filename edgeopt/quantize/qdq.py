@@ -113,7 +113,7 @@ class _QdqWriter:
     def _constant(self, node: ir.Node, value: ir.Value) -> ir.Value:
         """Quantize a constant operand of an elementwise operator, per tensor."""
         data = _array(value)
-        params = self._scheme.activation_params(float(data.min()), float(data.max()))
+        params = self._params[value]
         integers = quantize_int8(data, params.scale, params.zero_point)
         return self._stored(node, str(value.name), integers, np.float32(params.scale), np.int8(params.zero_point))
 

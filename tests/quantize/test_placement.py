@@ -62,6 +62,12 @@ def test_quantize_gives_each_its_own_scale_when_branches_are_added(tmp_path: Pat
     assert (found["c"][1], found["y"][1]) == (127, -128)
 
 
+def test_quantize_widens_the_scale_of_a_sum_when_a_constant_is_added(tmp_path: Path) -> None:
+    nodes = [CONV, node("Add", "c one", "y")]
+    found = scales(tmp_path, nodes, {"c": (-1, 1), "y": (0, 2)}, constants={"one": np.float32(1)})
+    assert in_steps(2) < found["y"][0] <= in_steps(2) * 1.02  # 0 + 1 would be 127.5 steps, which rounds up or to even
+
+
 def test_quantize_gives_one_scale_to_all_when_tensors_are_concatenated(tmp_path: Path) -> None:
     nodes = [CONV, node("Concat", "c x", "y", axis=1)]
     found = scales(tmp_path, nodes, {"x": (-1, 0), "c": (0, 4.1), "y": (-1, 4.1)})
