@@ -17,6 +17,7 @@ from edgeopt.tflite.program import RefusedError
 from edgeopt.tflite.rewrites_indexing import INDEXING, pad_by_index
 from edgeopt.tflite.rewrites_matmul import PRODUCTS, batched_matmul, full_gemm
 from edgeopt.tflite.rewrites_normalization import NORMALIZATIONS
+from edgeopt.tflite.rewrites_recurrent import RECURRENT
 from edgeopt.tflite.rewrites_reduction import REDUCTIONS, reduction
 from edgeopt.tflite.rewrites_windows import WINDOWS
 from edgeopt.tflite.rewriting import Rewriting, is_read
@@ -116,7 +117,8 @@ def _pad(node: ir.Node) -> None:
         raise RefusedError("negative pads")
     if mode == "constant":
         replace_node(node, "Pad", node.inputs[:1], pads=full.reshape(-1).tolist(), value=value)
-    elif mode == "reflect" and rank <= 4 and (full < np.array(shape_of(node.inputs[0]))).all():
+    # The absolute value of a dynamic axis is 1, which no reflection fits in.
+    elif mode == "reflect" and rank <= 4 and (full < np.abs(shape_of(node.inputs[0]))).all():
         replace_node(node, "MirrorPad", node.inputs[:1], pads=full.reshape(-1).tolist())
     else:
         pad_by_index(node, full, mode)
@@ -259,6 +261,7 @@ REWRITES: Mapping[str, Callable[[ir.Node], None]] = {
     **INDEXING,
     **NORMALIZATIONS,
     **PRODUCTS,
+    **RECURRENT,
     **REDUCTIONS,
     **WINDOWS,
     "BatchNormalization": _batch_normalization,

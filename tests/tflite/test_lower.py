@@ -14,6 +14,7 @@ from tflite_graphs import GraphWriter, one_operator, quantized_convolution, smal
 from tflite_runtimes import file_of, lowered, random_feeds, run_onnx, run_tflite, steps_apart
 
 from edgeopt.errors import LoweringError
+from edgeopt.tflite.inspect import read_tflite
 from edgeopt.tflite.lower import lower
 
 
@@ -77,6 +78,17 @@ def test_lower_takes_any_batch_when_a_slice_names_all_of_it(end):
     feeds = {"x": np.random.default_rng(0).uniform(-3, 3, (4, 5, 2048)).astype(np.float32)}
     (actual,) = run_tflite(lowered(write.model()), feeds).values()
     np.testing.assert_array_equal(actual, feeds["x"][:, 1:4])
+
+
+def test_lower_reflects_by_one_operator_when_the_batch_is_dynamic():
+    write = GraphWriter()
+    x = write.input("x", ("batch", 5, 7))
+    write.output(write.node("Pad", x, write.constant(np.array([0, 2, 3, 0, 4, 6])), name="y", mode="reflect"))
+    feeds = {"x": np.random.default_rng(0).uniform(-3, 3, (4, 5, 7)).astype(np.float32)}
+    content = lowered(write.model())
+    (actual,) = run_tflite(content, feeds).values()
+    np.testing.assert_array_equal(actual, np.pad(feeds["x"], ((0, 0), (2, 4), (3, 6)), mode="reflect"))
+    assert [operator.builtin for operator in read_tflite(content).operators] == ["MIRROR_PAD"]
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1000), (1, 2**31 - 1)])
