@@ -209,6 +209,7 @@ def clean(graph: ir.Model) -> None:
             lift_constants(graph)
             rewriter.rewrite(graph, _EXACT_RULES)
         _name_global_pooling(graph.graph)
+        _name_channel_scaling(graph.graph)
         Sequential(
             lift_constants,
             passes.RemoveInitializersFromInputsPass(),
@@ -228,17 +229,61 @@ def clean(graph: ir.Model) -> None:
 def _name_global_pooling(graph: ir.Graph) -> None:
     """Turn a mean over height and width into GlobalAveragePool, for which every runtime has an integer kernel."""
     for node in graph:
-        if node.op_type != "ReduceMean" or len(node.inputs) != 2:
+        data = node.inputs[0] if node.inputs else None
+        if data is None or data.shape is None or data.shape.rank() != 4:
             continue
-        data, axes = node.inputs
-        if data is None or data.shape is None or axes is None or axes.const_value is None:
-            continue
-        keeps = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
-        reduced = sorted(int(axis) % data.shape.rank() for axis in axes.const_value.numpy().reshape(-1))
-        if data.shape.rank() == 4 and reduced == [2, 3] and keeps:
+        covers = {"ReduceMean": _reduces_pixels, "AveragePool": _covers}.get(node.op_type)
+        if covers is not None and covers(node):
             node.op_type = "GlobalAveragePool"
             node.resize_inputs(1)
             node.attributes.clear()
+
+
+def _reduces_pixels(node: ir.Node) -> bool:
+    axes = node.inputs[1].const_value if len(node.inputs) == 2 and node.inputs[1] is not None else None
+    if axes is None or not node.attributes.get_int("keepdims", 1):
+        return False
+    return sorted(int(axis) % 4 for axis in axes.numpy().reshape(-1)) == [2, 3]
+
+
+def _covers(node: ir.Node) -> bool:
+    """Whether the one window of a pooling is the whole picture."""
+    data, attributes = node.inputs[0], node.attributes
+    assert data is not None
+    assert data.shape is not None
+    plain = attributes.get_string("auto_pad", "NOTSET") == "NOTSET" and not attributes.get_int("ceil_mode", 0)
+    changed = any(attributes.get_ints("pads", ())) or any(size != 1 for size in attributes.get_ints("dilations", ()))
+    return plain and not changed and list(attributes.get_ints("kernel_shape")) == list(data.shape)[2:]
+
+
+def _name_channel_scaling(graph: ir.Graph) -> None:
+    """Turn a batch normalization that no convolution took in into a depthwise convolution of one pixel.
+
+    Every runtime has an integer kernel for that, with a scale for each channel.
+    """
+    for node in graph:
+        if node.op_type != "BatchNormalization" or len(node.outputs) != 1:
+            continue
+        data, *constants = node.inputs
+        arrays = [value.const_value.numpy().astype(np.float64) for value in constants if value and value.const_value]
+        if data is None or data.shape is None or data.shape.rank() < 3 or len(arrays) != 4:
+            continue
+        scale, bias, mean, variance = arrays
+        factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        pixel = [1] * (data.shape.rank() - 2)
+        node.op_type = "Conv"
+        node.resize_inputs(3)
+        node.replace_input_with(1, _initializer(graph, f"{node.name}.weight", factor.reshape(-1, 1, *pixel)))
+        node.replace_input_with(2, _initializer(graph, f"{node.name}.bias", bias - mean * factor))
+        node.attributes.clear()
+        node.attributes.add(ir.AttrInt64("group", len(factor)))
+        node.attributes.add(ir.AttrInt64s("kernel_shape", pixel))
+
+
+def _initializer(graph: ir.Graph, name: str, array: NDArray[np.float64]) -> ir.Value:
+    value = ir.val(name, const_value=ir.tensor(array.astype(np.float32), name=name))
+    graph.register_initializer(value)
+    return value
 
 
 def _rename_batch(graph: ir.Model, model: ModelSettings) -> None:

@@ -203,6 +203,28 @@ def test_export_torch_folds_batch_norm_and_constants_when_it_cleans(tmp_path: Pa
     assert sum(int(np.prod(tensor.dims)) for tensor in graph.initializer) == 4 * 2 * 9 + 4 + 1
 
 
+@pytest.mark.parametrize(
+    ("layers", "shape", "expected"),
+    [
+        ((nn.BatchNorm2d(3), nn.ReLU()), (1, 3, 6, 5), ["Conv", "Relu"]),
+        ((nn.BatchNorm1d(3), nn.ReLU()), (1, 3, 6), ["Conv", "Relu"]),
+        ((nn.Conv2d(3, 4, 1), nn.AvgPool2d((6, 5))), (1, 3, 6, 5), ["Conv", "GlobalAveragePool"]),
+        ((nn.Conv2d(3, 4, 1), nn.AvgPool2d((3, 5))), (1, 3, 6, 5), ["Conv", "AveragePool"]),
+        ((nn.Conv2d(3, 4, 1), nn.AvgPool2d((6, 5), padding=2)), (1, 3, 6, 5), ["Conv", "AveragePool"]),
+    ],
+)
+def test_export_torch_names_what_has_an_integer_kernel_when_it_cleans(
+    tmp_path: Path, layers: tuple[nn.Module, ...], shape: tuple[int, ...], expected: list[str]
+) -> None:
+    for norm in layers:
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm.running_mean = torch.tensor([0.5, -1, 2])
+            norm.running_var = torch.tensor([0.25, 4, 9])
+            nn.init.uniform_(norm.weight)
+    made = exported(nn.Sequential(*layers), model_settings(shape), tmp_path)
+    assert [node.op_type for node in onnx.load(str(made.path)).graph.node] == expected
+
+
 def test_export_torch_names_the_dynamic_size_batch_when_the_batch_is(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     made = exported(network, model_settings((1, 2, 6, 6), dynamic=True), tmp_path)

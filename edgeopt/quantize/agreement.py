@@ -17,6 +17,7 @@ from edgeopt.quantize.rounding import (
     nearest_agreeing,
     subtractions_agree,
     sums_agree,
+    with_even_zero_point,
 )
 from edgeopt.stage import logger
 
@@ -55,9 +56,12 @@ def _settle(node: ir.Node, output: ir.Value, params: Params, group_of: Mapping[i
     if output not in params or output not in group_of:
         return False
     agrees = _check_of(node, params)
-    if agrees is None:
+    if node.op_type == "AveragePool":
+        chosen: QuantParams | None = with_even_zero_point(params[output])
+    elif agrees is not None:
+        chosen = nearest_agreeing(params[output], agrees)
+    else:
         return False
-    chosen = nearest_agreeing(params[output], agrees)
     if chosen is None:
         logger.warning("%s %s: no scale near makes ONNX Runtime and LiteRT round alike", node.op_type, node.name)
         return False

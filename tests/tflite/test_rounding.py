@@ -18,6 +18,7 @@ from edgeopt.quantize.rounding import (
     subtract_in_onnxruntime,
     subtractions_agree,
     sums_agree,
+    with_even_zero_point,
 )
 
 GRID = np.arange(-128, 128, dtype=np.int8)
@@ -74,6 +75,26 @@ def test_nearest_agreeing_makes_the_runtimes_equal_on_every_pair_when_they_were_
         np.testing.assert_array_equal(
             as_integers(run_onnx(model, feeds), chosen), as_integers(run_tflite(lowered(model), feeds), chosen)
         )
+
+
+@pytest.mark.parametrize("zero_point", [-127, -9, 1, 127])
+def test_with_even_zero_point_makes_averages_equal_on_every_sum_of_four_pixels(zero_point):
+    given = QuantParams(0.0213, zero_point)
+    params = with_even_zero_point(given)
+    assert params.zero_point % 2 == 0
+    for bound in (-128, 127):
+        assert abs((bound - params.zero_point) * params.scale) >= abs((bound - zero_point) * given.scale) * (1 - 1e-6)
+    sums = np.arange(-512, 509)
+    quotient, rest = np.divmod(sums, 4)
+    pixels = (quotient[:, None] + (np.arange(4) < rest[:, None])).astype(np.int8).reshape(1, -1, 2, 2)
+    write = GraphWriter()
+    x = write.quantized(write.input("x", pixels.shape), params.scale, params.zero_point)
+    pooled = write.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+    write.output(write.quantized(pooled, params.scale, params.zero_point, name="y"))
+    model, feeds = write.model(), {"x": dequantize(pixels, params.scale, params.zero_point)}
+    (reference,), (actual,) = run_onnx(model, feeds).values(), run_tflite(lowered(model), feeds).values()
+    assert len(np.unique(reference)) == 256
+    np.testing.assert_array_equal(actual, reference)
 
 
 def test_nearest_agreeing_keeps_the_scale_when_it_agrees_already():
@@ -154,6 +175,21 @@ def test_averages_agree_is_true_only_if_the_runtimes_are_equal_on_every_sum(seed
     (reference,), (actual,) = run_onnx(model, feeds).values(), run_tflite(lowered(model), feeds).values()
     assert len(np.unique(reference)) > 100
     np.testing.assert_array_equal(actual, reference)
+
+
+def test_averages_agree_is_false_when_the_zero_point_costs_the_last_bits_that_decide():
+    source, output, num_elements = QuantParams(0.049975402653217316, -122), QuantParams(0.0027931337244808674, -77), 256
+    pixels = np.full((1, 1, 16, 16), -122, np.int8)
+    pixels.reshape(-1)[:93] -= 1
+    average = -93 * source.scale / (output.scale * num_elements)
+    assert -6.5 < average < -6.4999
+    write = GraphWriter()
+    x = write.quantized(write.input("x", pixels.shape), source.scale, source.zero_point)
+    write.output(write.quantized(write.node("GlobalAveragePool", x), output.scale, output.zero_point, name="y"))
+    feeds = {"x": dequantize(pixels, source.scale, source.zero_point)}
+    (actual,) = run_tflite(lowered(write.model()), feeds).values()
+    assert np.rint(actual / np.float32(output.scale)) == -7  # and ONNX Runtime gives -6
+    assert not averages_agree(source, output, num_elements)
 
 
 @pytest.mark.parametrize("scale", [0.5, float(np.nextafter(np.float32(0.5), np.float32(1)))])
