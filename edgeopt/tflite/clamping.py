@@ -10,7 +10,6 @@ import math
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeopt.affine import INT8_MAX, INT8_MIN
 from edgeopt.tflite.emitter import Emitter
 from edgeopt.tflite.program import Quantization, Tensor
 from edgeopt.tflite.step import Step
@@ -53,13 +52,13 @@ def clamp(emitter: Emitter, source: Tensor, low: float, high: float, output: Ten
     if source.quantization is None:
         bounds = np.array([low, high], np.float32)
     else:
-        bounds = np.array(_integer_bounds(low, high, source.quantization), np.int8)
+        bounds = np.array(_integer_bounds(low, high, source.quantization), source.dtype)
     return _between(emitter, source, bounds, (low, high), target)
 
 
 def _between(emitter: Emitter, source: Tensor, bounds: np.ndarray, real: tuple[float, float], output: Tensor) -> Tensor:
     """MAXIMUM with the lower bound and MINIMUM with the upper, each only if it can bind."""
-    limits = (INT8_MIN, INT8_MAX) if source.is_integer else (-math.inf, math.inf)
+    limits = source.quantization.bounds if source.quantization is not None else (-math.inf, math.inf)
     needed = [
         (builtin, bound)
         for builtin, bound, limit in zip(("MAXIMUM", "MINIMUM"), bounds, limits, strict=True)
@@ -82,14 +81,14 @@ def clamp_step(step: Step) -> Tensor:
 
 
 def _integer_bounds(low: float, high: float, quantization: Quantization) -> tuple[int, int]:
-    return _to_int8(low, quantization), _to_int8(high, quantization)
+    return _to_steps(low, quantization), _to_steps(high, quantization)
 
 
-def _to_int8(value: float, quantization: Quantization) -> int:
+def _to_steps(value: float, quantization: Quantization) -> int:
     if math.isinf(value):
-        return INT8_MIN if value < 0 else INT8_MAX
+        return quantization.bounds[int(value > 0)]
     steps = np.rint(np.float32(value) / np.float32(quantization.scale)) + quantization.zero_point
-    return int(np.clip(steps, INT8_MIN, INT8_MAX))
+    return int(np.clip(steps, *quantization.bounds))
 
 
 def _rounds_alike(low: float, high: float, quantization: Quantization) -> bool:

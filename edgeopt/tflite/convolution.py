@@ -54,6 +54,8 @@ def weights_by_output(axis: int) -> IntegerRule:
             and weight is not None
             and data.per_tensor.is_per_tensor
             and weight.data is not None
+            and weight.dtype == np.int8
+            and data.dtype == output.dtype
             and not any(weight.per_tensor.zero_points)
             and (weight.per_tensor.is_per_tensor or weight.per_tensor.axis == axis)
         )
@@ -138,7 +140,9 @@ def weights_tensor(step: Step, array: NDArray[Any], axis: int) -> Tensor:
 
 
 def bias_tensor(step: Step, weight: Tensor, num_outputs: int) -> Tensor:
-    """Return the bias, zeros if there is none: float32, or int32 in units of ``input scale * weight scale``.
+    """Return the bias, zeros if there is none: float32, or integers in units of ``input scale * weight scale``.
+
+    They are int32 for int8 activations, and int64 for int16 ones, as the kernels want them.
 
     A bias that comes with these scales keeps its integers; any other is rounded to them, the best a kernel can do.
     """
@@ -149,12 +153,13 @@ def bias_tensor(step: Step, weight: Tensor, num_outputs: int) -> Tensor:
     if not step.is_integer:
         values = np.zeros(num_outputs, np.float32) if given is None else constant_of(given, "bias")
         return step.emitter.constant(name, values.astype(np.float32))
+    dtype = np.dtype(np.int32 if step.data.dtype == np.int8 else np.int64)
     scales = np.float32(step.data.per_tensor.scale) * np.array(weight.per_tensor.scales, np.float32)
     if scales.size > 1:
         scales = np.resize(scales, num_outputs)  # the groups of a ConvTranspose share one list of scales
-    quantization = Quantization(tuple(float(scale) for scale in scales), (0,) * scales.size)
+    quantization = Quantization(tuple(float(scale) for scale in scales), (0,) * scales.size, dtype=dtype)
     integers = _integer_bias(given, scales, num_outputs, step.output.per_tensor.scale)
-    return step.emitter.constant(name, integers, quantization)
+    return step.emitter.constant(name, integers.astype(dtype), quantization)
 
 
 def _integer_bias(

@@ -24,7 +24,10 @@ def arithmetic(builtin: str, options_type: Any) -> Lower:
             return _widened(step, builtin)
         options = options_type()
         options.fusedActivationFunction = step.activation
-        version = 3 if builtin == "MUL" and step.is_integer and _multiplier(step) >= 1 else None
+        if step.data.dtype == np.int16 and builtin != "MUL":
+            options.potScaleInt16 = False  # any scale, not only powers of two
+        in_int8 = step.is_integer and step.data.dtype == np.int8
+        version = 3 if builtin == "MUL" and in_int8 and _multiplier(step) >= 1 else None
         return step.emitter.emit(builtin, list(operands), step.output, options, version=version)
 
     return lower

@@ -116,6 +116,8 @@ class Emitter:
             if source.quantization == quantization:
                 return source
             output = self.tensor(f"{source.name}_requantized", source.shape, source.dtype, quantization)
+        if source.dtype != np.int8:
+            return self.emit("QUANTIZE", [source], output)
         one = self.constant("one", np.ones(1, np.int8), Quantization((1.0,), (0,)))
         version = 3 if source.per_tensor.scale >= quantization.scale else None
         return self.emit("MUL", [source, one], output, schema.MulOptionsT(), version=version)

@@ -28,7 +28,6 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeopt.affine import INT8_MIN
 from edgeopt.tflite.convolution import SAME, VALID, Padding, padding_of
 from edgeopt.tflite.program import DYNAMIC, Quantization, RefusedError, Tensor
 from edgeopt.tflite.step import Step
@@ -51,9 +50,10 @@ def _lowest(step: Step, padding: Padding) -> Tensor | None:
         return None
     if not step.is_integer:
         return step.emitter.constant(f"{step.output.name}_lowest", np.array([-math.inf], np.float32))
-    if step.data.per_tensor.zero_point == INT8_MIN:
+    least, _ = step.data.per_tensor.bounds
+    if step.data.per_tensor.zero_point == least:
         return None
-    lowest = np.array([INT8_MIN], np.int8)
+    lowest = np.array([least], step.data.dtype)
     return step.emitter.constant(f"{step.output.name}_lowest", lowest, step.data.quantization)
 
 
@@ -69,7 +69,7 @@ def average_pool(step: Step) -> Tensor:
         return _counted_average(step, includes_pads)
     source = step.emitter.pad(step.data, [(0, 0), *padding.explicit, (0, 0)])
     taps = math.prod(attributes.get_ints("kernel_shape"))
-    if step.is_integer and padding.code != SAME and taps <= _MAX_TAPS:
+    if step.is_integer and step.data.dtype == np.int8 and padding.code != SAME and taps <= _MAX_TAPS:
         return _as_convolution(step, source)
     return step.emitter.emit("AVERAGE_POOL_2D", [source], step.output, _options(step, padding))
 

@@ -9,6 +9,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+_INT8 = np.dtype(np.int8)
 DYNAMIC = -1  # an axis whose size the application chooses
 
 TENSOR_TYPES = {
@@ -29,11 +30,15 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Quantization:
-    """``real = scales * (stored - zero_points)``: one scale for the tensor, or one for each slice along ``axis``."""
+    """``real = scales * (stored - zero_points)``: one scale for the tensor, or one for each slice along ``axis``.
+
+    ``dtype`` is what values are stored as: activations as int8, or as int16 with zero-point 0.
+    """
 
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
     axis: int = 0
+    dtype: np.dtype[Any] = _INT8
 
     @property
     def scale(self) -> float:
@@ -46,6 +51,12 @@ class Quantization:
         """The one zero-point of a per-tensor quantization."""
         (zero_point,) = self.zero_points
         return zero_point
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the largest integer that can be stored."""
+        limits = np.iinfo(self.dtype)
+        return int(limits.min), int(limits.max)
 
     @property
     def is_per_tensor(self) -> bool:

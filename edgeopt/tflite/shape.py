@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeopt.affine import quantize_int8
+from edgeopt.affine import quantize_to
 from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
 from edgeopt.tflite.step import Step
 
@@ -59,7 +59,8 @@ def _pad_value(step: Step, value: float) -> Tensor:
     if quantization is None:
         return step.emitter.constant(name, np.array([value], step.data.dtype))
     # A value off the grid becomes the integer that the QuantizeLinear behind the Pad would have made of it.
-    steps = quantize_int8(np.array([value], np.float32), quantization.scale, quantization.zero_point)
+    values = np.array([value], np.float32)
+    steps = quantize_to(quantization.dtype.name, values, quantization.scale, quantization.zero_point)
     return step.emitter.constant(name, steps, quantization)
 
 

@@ -55,8 +55,9 @@ IntegerRule = Callable[[Operands, Quantization], bool]
 
 
 def always(operands: Operands, output: Quantization) -> bool:
-    """Take any scales, each operand one for the whole tensor."""
-    return all(tensor is None or tensor.per_tensor.is_per_tensor for tensor in operands)
+    """Take any scales, each operand one for the whole tensor, all of one dtype."""
+    given = [tensor for tensor in operands if tensor is not None]
+    return all(tensor.per_tensor.is_per_tensor and tensor.dtype == output.dtype for tensor in given)
 
 
 def one_scale(operands: Operands, output: Quantization) -> bool:

@@ -1,7 +1,7 @@
 """From the stored ONNX graph to the program: find what runs in integers, and lower operator by operator.
 
 An operator runs in integers if each of its operands comes out of a DequantizeLinear, its result goes into one
-QuantizeLinear and nowhere else (a Clamp may stand between), and the table says that the int8 kernel takes these scales.
+QuantizeLinear and nowhere else (a Clamp may stand between), and the table says that the kernel takes these scales.
 Every other operator computes in float, and gets DEQUANTIZE and QUANTIZE around it.
 """
 
@@ -21,6 +21,8 @@ from edgeopt.tflite.operators import OPERATORS
 from edgeopt.tflite.program import TENSOR_TYPES, Program, Quantization, RefusedError, Tensor
 from edgeopt.tflite.shapes import shape_of
 from edgeopt.tflite.step import Entry, Step
+
+_STORED = (ir.DataType.INT8, ir.DataType.INT16)  # what activations are quantized to
 
 
 def translate(graph: ir.Graph, *, integer_io: bool) -> tuple[Program, list[Refusal]]:
@@ -45,7 +47,7 @@ class _Translation:
     # --- borders ---------------------------------------------------------------------------------------------------
 
     def declare_inputs(self, integer_io: bool) -> None:
-        """Make a tensor of each graph input; int8 where its only reader quantizes it."""
+        """Make a tensor of each graph input; of integers where its only reader quantizes it."""
         for value in self.graph.inputs:
             reader = self._only_quantize(value) if integer_io else None
             quantization = _quantization_of(reader) if reader is not None else None
@@ -53,7 +55,7 @@ class _Translation:
                 tensor = self.emitter.tensor(_name(value), shape_of(value), _dtype(value))
                 self._tensors[value] = tensor
             else:
-                tensor = self.emitter.tensor(_name(value), shape_of(value), np.dtype(np.int8), quantization)
+                tensor = self.emitter.tensor(_name(value), shape_of(value), quantization.dtype, quantization)
                 self._tensors[reader.outputs[0]] = tensor
             self.emitter.program.inputs.append((_name(value), tensor))
 
@@ -112,10 +114,10 @@ class _Translation:
     def _moves_integers(self, node: ir.Node) -> bool:
         """Whether an operator stands between a QuantizeLinear and the DequantizeLinear that belongs to it."""
         source = self._tensors.get(node.inputs[0]) if len(node.inputs) == 1 and node.inputs[0] is not None else None
-        return source is not None and source.is_integer and node.outputs[0].dtype == ir.DataType.INT8
+        return source is not None and source.is_integer and node.outputs[0].dtype in _STORED
 
     def _moved_integers(self, node: ir.Node, entry: Entry) -> Tensor:
-        """Lower an operator that moves int8 as it is, such as a transpose between two quantized operators."""
+        """Lower an operator that moves integers as they are, such as a transpose between two quantized operators."""
         (value,) = node.inputs
         assert value is not None
         source = self._tensors[value]
@@ -181,17 +183,18 @@ class _Translation:
             return
         quantization = _quantization_of(node)
         if quantization is None:
-            raise RefusedError("a scale or zero-point that is not a constant for int8, one for the whole tensor")
+            raise RefusedError("a scale or zero-point that is not a constant for int8 or int16, one for the tensor")
         integer = self._integer(source)
-        if integer is not None:
+        if integer is not None and integer.dtype == quantization.dtype:
             self._tensors[output] = self.emitter.requantize(integer, quantization)
             return
         target = self._output(output, quantization)
-        self._tensors[output] = self.emitter.emit("QUANTIZE", [self._float(source)], target)
+        version = 2 if quantization.dtype == np.int16 else None
+        self._tensors[output] = self.emitter.emit("QUANTIZE", [self._float(source)], target, version=version)
 
     def _check_dequantize(self, node: ir.Node) -> None:
         if read_constant(node.outputs[0]) is None and self._integer(node.outputs[0]) is None:
-            raise RefusedError("a value that no QuantizeLinear to int8 made")
+            raise RefusedError("a value that no QuantizeLinear made")
 
     def _pretend(self, node: ir.Node) -> None:
         """Put tensors in the place of what a refused node would have made, to judge the nodes behind it too."""
@@ -203,7 +206,7 @@ class _Translation:
     # --- values ----------------------------------------------------------------------------------------------------
 
     def _integer(self, value: ir.Value) -> Tensor | None:
-        """Return the int8 tensor behind a dequantized value, or ``None`` for a value that exists in float only."""
+        """Return the integer tensor behind a dequantized value, or ``None`` for a value that exists in float only."""
         producer = value.producer()
         if producer is None or producer.op_type != "DequantizeLinear":
             return None
@@ -235,11 +238,12 @@ class _Translation:
         quantization = None
         if constant.scales is not None and constant.zero_points is not None:
             scales = tuple(float(scale) for scale in constant.scales)
-            quantization = Quantization(scales, tuple(int(point) for point in constant.zero_points), constant.axis)
+            points = tuple(int(point) for point in constant.zero_points)
+            quantization = Quantization(scales, points, constant.axis, constant.array.dtype)
         return self.emitter.constant(_name(value), constant.array, quantization)
 
     def _output(self, value: ir.Value, quantization: Quantization | None, name: str | None = None) -> Tensor:
-        dtype = _dtype(value) if quantization is None else np.dtype(np.int8)
+        dtype = _dtype(value) if quantization is None else quantization.dtype
         return self.emitter.tensor(name or _name(value), shape_of(value), dtype, quantization)
 
     def _only_quantize(self, value: ir.Value) -> ir.Node | None:
@@ -263,14 +267,16 @@ def _bounds(clamp_node: ir.Node | None) -> tuple[float, float]:
 
 
 def _quantization_of(node: ir.Node) -> Quantization | None:
-    """Return the per-tensor int8 quantization of a QuantizeLinear or DequantizeLinear, or ``None`` for any other."""
+    """Return the quantization of a QuantizeLinear or DequantizeLinear per tensor, or ``None`` for any other."""
     scale = read_array(node.inputs[1])
     zero_point = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
-    if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.int8 or zero_point.size != 1:
+    if scale is None or scale.size != 1 or zero_point is None or zero_point.size != 1:
         return None
     if not np.isfinite(scale).all() or not (scale > 0).all():
         return None
-    return Quantization((float(scale.reshape(())),), (int(zero_point.reshape(())),))
+    if zero_point.dtype != np.int8 and (zero_point.dtype != np.int16 or zero_point.any()):
+        return None
+    return Quantization((float(scale.reshape(())),), (int(zero_point.reshape(())),), dtype=zero_point.dtype)
 
 
 def _name(value: ir.Value) -> str:
