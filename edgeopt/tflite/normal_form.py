@@ -40,6 +40,7 @@ from edgeopt.tflite.program import RefusedError
 from edgeopt.tflite.quantize_first import quantize_first
 from edgeopt.tflite.refusals import refuse, without_shape
 from edgeopt.tflite.reshape_last import reshape_last
+from edgeopt.tflite.rewriting import is_read
 from edgeopt.tflite.wellformed import check_shapes, malformed
 
 DOMAIN = "edgeopt"
@@ -86,7 +87,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
 def _infer_missing_shapes(model: ir.Model) -> bool:
     """Infer shapes if some are not known, or belong to no input's dynamic axis; say whether that was so."""
     given = {str(size) for value in model.graph.inputs for size in value.shape or () if not isinstance(size, int)}
-    values = [value for node in model.graph for value in node.outputs]
+    values = [value for node in model.graph for value in node.outputs if is_read(value)]
     if any(value.dtype is None or not _is_inferred(value, given) for value in values):
         common.ShapeInferencePass()(model)
         return True

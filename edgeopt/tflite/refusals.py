@@ -9,6 +9,7 @@ import onnx_ir as ir
 from edgeopt.errors import LoweringError, Refusal
 from edgeopt.tflite.operators import OPERATORS
 from edgeopt.tflite.rewrites import REWRITES
+from edgeopt.tflite.rewriting import is_read
 
 _QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -33,7 +34,7 @@ def without_shape(graph: ir.Graph) -> list[Refusal]:
 
     Empty if every value has a shape: only then can the graph be looked at more closely.
     """
-    unknown = {value for node in graph for value in node.outputs if value.shape is None}
+    unknown = {value for node in graph for value in node.outputs if value.shape is None and is_read(value)}
     if not unknown:
         return []
     refusals = []

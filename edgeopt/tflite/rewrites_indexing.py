@@ -38,12 +38,9 @@ def _split(node: ir.Node) -> None:
     axis, begin = node.attributes.get_int("axis", 0) % len(shape), 0
     results: list[ir.Value | None] = []
     for output in node.outputs:
-        part = shape_of(output)
-        starts, ends = [0] * len(shape), [max(size, 0) for size in shape]
-        starts[axis], ends[axis] = begin, begin + part[axis]
-        begin += part[axis]
-        bounds: dict[str, Any] = {"starts": starts, "ends": ends, "steps": [1] * len(shape)}
-        results.append(write.add("Slice", source, shape=part, domain=DOMAIN, **bounds) if is_read(output) else None)
+        size = shape_of(output)[axis]
+        results.append(write.part(source, axis, begin, size) if is_read(output) else None)
+        begin += size
     write.finish(*results)
 
 

@@ -92,6 +92,16 @@ class Rewriting:
         shape = sizes[:axis] + places.shape + sizes[axis + 1 :]
         return self.add("Take", value, shape=shape, domain=DOMAIN, **take_attributes(places, sizes[axis], axis))
 
+    def part(self, value: ir.Value, axis: int, begin: int, size: int) -> ir.Value:
+        """Return ``size`` slices of ``value`` from ``begin`` on."""
+        sizes = shape_of(value)
+        if (begin, size) == (0, sizes[axis]):
+            return value
+        starts, ends, shape = [0] * len(sizes), [max(known, 0) for known in sizes], list(sizes)
+        starts[axis], ends[axis], shape[axis] = begin, begin + size, size
+        bounds: dict[str, Any] = {"starts": starts, "ends": ends, "steps": [1] * len(sizes)}
+        return self.add("Slice", value, shape=tuple(shape), domain=DOMAIN, **bounds)
+
     def constant(self, array: Any) -> ir.Value:
         """Return a new constant."""
         return new_initializer(self.graph, f"{self.node.name}_constant", np.asarray(array))

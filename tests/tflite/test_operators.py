@@ -439,9 +439,9 @@ def test_batch_normalization_disappears_when_a_conv_is_in_front():
 # Operators whose float form is judged by ONNX's own cases, in tests/conformance, and that have no int8 form.
 NODE_CASES_ALONE = """
     Abs Acos And ArgMax ArgMin Asin Atan Cast Ceil Celu Cos Cosh CumSum Einsum Equal Exp Expand Floor Gather
-    GatherElements GatherND Gelu Greater GreaterOrEqual GroupNormalization HardSigmoid Hardmax InstanceNormalization
-    IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool
-    MeanVarianceNormalization Mish Mod Neg Not OneHot Or PRelu Pow RMSNormalization Reciprocal ReduceL1 ReduceL2
+    GRU GatherElements GatherND Gelu Greater GreaterOrEqual GroupNormalization HardSigmoid Hardmax InstanceNormalization
+    IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool
+    MeanVarianceNormalization Mish Mod Neg Not OneHot Or PRelu Pow RMSNormalization RNN Reciprocal ReduceL1 ReduceL2
     ReduceLogSum ReduceLogSumExp ReduceProd ReduceSumSquare Round ScatterElements ScatterND Selu Sign Sin
     Softplus Softsign Sqrt Sum Swish Tan ThresholdedRelu TopK Trilu Where Xor
 """
