@@ -17,7 +17,6 @@ from edgeopt.quantize.rounding import (
     nearest_agreeing,
     subtractions_agree,
     sums_agree,
-    with_even_zero_point,
 )
 from edgeopt.stage import logger
 
@@ -56,12 +55,9 @@ def _settle(node: ir.Node, output: ir.Value, params: Params, group_of: Mapping[i
     if output not in params or output not in group_of:
         return False
     agrees = _check_of(node, params)
-    if node.op_type == "AveragePool":
-        chosen: QuantParams | None = with_even_zero_point(params[output])
-    elif agrees is not None:
-        chosen = nearest_agreeing(params[output], agrees)
-    else:
+    if agrees is None:
         return False
+    chosen = nearest_agreeing(params[output], agrees)
     if chosen is None:
         logger.warning("%s %s: no scale near makes ONNX Runtime and LiteRT round alike", node.op_type, node.name)
         return False
@@ -83,6 +79,9 @@ def _check_of(node: ir.Node, params: Params) -> Agrees | None:
     source = params[reads[0]]
     if node.op_type in ("GlobalAveragePool", "ReduceMean", "ReduceSum"):
         return _reduction_check(node, list(reads[0].shape), source)
+    if node.op_type == "AveragePool":
+        taps = math.prod(node.attributes.get_ints("kernel_shape"))
+        return lambda output: sums_agree(source, output, taps, divisor=taps, in_float=True)
     if node.op_type == "Resize" and node.outputs[0].shape is not None:
         return _resize_check(node, list(reads[0].shape), list(node.outputs[0].shape), source)
     return None

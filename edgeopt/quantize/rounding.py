@@ -51,20 +51,6 @@ def nearest_agreeing(params: QuantParams, agrees: Callable[[QuantParams], bool])
     return None
 
 
-def with_even_zero_point(params: QuantParams) -> QuantParams:
-    """Return parameters for at least the same range whose zero-point is even.
-
-    The average of four pixels lies on a tie a quarter of the time. ONNX Runtime rounds it to an even integer, XNNPACK
-    to an even distance from the zero-point.
-    """
-    if params.zero_point % 2 == 0:
-        return params
-    # Moved towards the middle of int8, it leaves one step less on the other side.
-    step = 1 if params.zero_point < 0 else -1
-    room = INT8_MAX - params.zero_point if step > 0 else params.zero_point - INT8_MIN
-    return QuantParams(float(np.float32(params.scale * room / (room - 1))), params.zero_point + step)
-
-
 def additions_agree(left: QuantParams, right: QuantParams, output: QuantParams) -> bool:
     """Whether the two runtimes give the same sum for each of the 65,536 pairs of int8 inputs, on every x86 CPU."""
     expected = add_in_xnnpack(left, right, output)

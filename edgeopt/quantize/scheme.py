@@ -64,7 +64,7 @@ _COMMON = {
     "Gemm": _WEIGHTED,
     "MatMul": _WEIGHTED,
     "Add": _BINARY,
-    "AveragePool": _KEEPING,
+    "AveragePool": _UNARY,
     "GlobalAveragePool": _UNARY,
     "MaxPool": _KEEPING,
 }

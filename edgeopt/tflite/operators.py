@@ -58,7 +58,7 @@ OPERATORS: Mapping[tuple[str, str], Entry] = {
     ("", "Xor"): Entry(elementwise.comparison("NOT_EQUAL"), never),
     ("edgeopt", "ArgMax"): Entry(reduction.arg_extreme("ARG_MAX"), never),
     ("edgeopt", "ArgMin"): Entry(reduction.arg_extreme("ARG_MIN"), never),
-    ("edgeopt", "AveragePool"): Entry(pooling.average_pool, fuses=True, keeps_scale=True),
+    ("edgeopt", "AveragePool"): Entry(pooling.average_pool, fuses=True),
     ("edgeopt", "Clamp"): Entry(clamping.clamp_step),
     ("edgeopt", "Conv"): Entry(convolution.convolution, convolution.weights_by_output(0), fuses=True, bias=2),
     ("edgeopt", "ConvTranspose"): Entry(transposed.transposed_convolution, convolution.weights_by_output(1), bias=2),

@@ -80,7 +80,6 @@ def test_quantize_gives_one_scale_to_all_when_tensors_are_concatenated(tmp_path:
         node("MaxPool", "c", "k", kernel_shape=[2, 2]),
         node("Flatten", "c", "k"),
         node("Transpose", "c", "k", perm=[0, 2, 3, 1]),
-        node("AveragePool", "c", "k", kernel_shape=[2, 2]),
         node("Resize", "c none sizes", "k", mode="nearest"),
         node("Tile", "c repeats", "k"),
         node("Expand", "c shape", "k"),

@@ -18,7 +18,6 @@ from edgeopt.quantize.rounding import (
     subtract_in_onnxruntime,
     subtractions_agree,
     sums_agree,
-    with_even_zero_point,
 )
 
 GRID = np.arange(-128, 128, dtype=np.int8)
@@ -77,23 +76,20 @@ def test_nearest_agreeing_makes_the_runtimes_equal_on_every_pair_when_they_were_
         )
 
 
-@pytest.mark.parametrize("zero_point", [-127, -9, 1, 127])
-def test_with_even_zero_point_makes_averages_equal_on_every_sum_of_four_pixels(zero_point):
-    given = QuantParams(0.0213, zero_point)
-    params = with_even_zero_point(given)
-    assert params.zero_point % 2 == 0
-    for bound in (-128, 127):
-        assert abs((bound - params.zero_point) * params.scale) >= abs((bound - zero_point) * given.scale) * (1 - 1e-6)
-    sums = np.arange(-512, 509)
-    quotient, rest = np.divmod(sums, 4)
-    pixels = (quotient[:, None] + (np.arange(4) < rest[:, None])).astype(np.int8).reshape(1, -1, 2, 2)
+@pytest.mark.parametrize("seed", range(4))
+def test_sums_agree_makes_pooled_averages_equal_when_the_scale_is_widened(seed):
+    source, _, given = random_params(seed)
+    output = nearest_agreeing(given, lambda params: sums_agree(source, params, 4, divisor=4, in_float=True))
+    assert output is not None
+    assert sums_agree(source, source, 4, divisor=4, in_float=True) is False
+    pixels = np.random.default_rng(seed).integers(-128, 128, (1, 16, 64, 64)).astype(np.int8)
     write = GraphWriter()
-    x = write.quantized(write.input("x", pixels.shape), params.scale, params.zero_point)
+    x = write.quantized(write.input("x", pixels.shape), source.scale, source.zero_point)
     pooled = write.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-    write.output(write.quantized(pooled, params.scale, params.zero_point, name="y"))
-    model, feeds = write.model(), {"x": dequantize(pixels, params.scale, params.zero_point)}
+    write.output(write.quantized(pooled, output.scale, output.zero_point, name="y"))
+    model, feeds = write.model(), {"x": dequantize(pixels, source.scale, source.zero_point)}
     (reference,), (actual,) = run_onnx(model, feeds).values(), run_tflite(lowered(model), feeds).values()
-    assert len(np.unique(reference)) == 256
+    assert len(np.unique(reference)) > 50
     np.testing.assert_array_equal(actual, reference)
 
 
