@@ -16,7 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgeopt.errors import ModelError
 from edgeopt.inspection import Border, Inspection, TensorFacts
 
-_INTEGER_DTYPES = frozenset({"int8", "int16", "int32", "uint8", "int64", "bool"})
+_INTEGER_DTYPES = frozenset({"int4", "int8", "int16", "int32", "uint8", "int64", "bool"})
 _FILE_IDENTIFIER = b"TFL3"
 
 

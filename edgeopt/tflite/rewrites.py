@@ -160,7 +160,7 @@ def _gemm(node: ir.Node) -> None:
     if (
         weight is None
         or weight.array.ndim != 2
-        or weight.array.dtype not in (np.float32, np.int8)
+        or weight.array.dtype.name not in ("float32", "int8", "int4")
         or (alpha, beta) != (1.0, 1.0)
         or node.attributes.get_int("transA", 0) != 0
     ):

@@ -7,14 +7,15 @@ adds up floats, so the two differ by one step where a sum lies within float32's 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeopt.tflite.convolution import SAME, VALID, bias_tensor, constant_of
-from edgeopt.tflite.program import DYNAMIC, Quantization, RefusedError, Tensor
+from edgeopt.tflite.convolution import SAME, VALID, bias_tensor, constant_of, weights_tensor
+from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
 from edgeopt.tflite.step import Step
 
 
@@ -71,7 +72,8 @@ def _part_of_bias(step: Step, bias: Tensor, channels: slice) -> Tensor:
         return bias
     quantization = bias.quantization
     if quantization is not None and not quantization.is_per_tensor:
-        quantization = Quantization(quantization.scales[channels], quantization.zero_points[channels])
+        scales, points = quantization.scales[channels], quantization.zero_points[channels]
+        quantization = replace(quantization, scales=scales, zero_points=points)
     return step.emitter.constant(bias.name, constant_of(bias, "bias")[channels], quantization)
 
 
@@ -80,12 +82,9 @@ def _one_group(step: Step, source: Tensor, weight: NDArray[Any], bias: Tensor | 
     shape = (source.shape[0], *frame.sizes, weight.shape[1])
     options = schema.TransposeConvOptionsT()
     options.padding, (options.strideH, options.strideW) = frame.padding, step.node.attributes.get_ints("strides")
-    given = step.operand(1).quantization
-    quantization = None if given is None else Quantization(given.scales, given.zero_points)
-    filters = np.ascontiguousarray(weight.transpose(1, 2, 3, 0))
     inputs: list[Tensor | None] = [
         emitter.constant(f"{step.output.name}_shape", np.array(shape, np.int32)),
-        emitter.constant(step.operand(1).name, filters, quantization),
+        weights_tensor(step, weight.transpose(1, 2, 3, 0), axis=0),
         source,
         *([] if bias is None else [bias]),
     ]

@@ -170,6 +170,9 @@ def _quantization(quantization: Quantization | None) -> Any:
 
 def _little_endian(tensor: Tensor) -> bytes:
     assert tensor.data is not None
+    if tensor.dtype.name == "int4":  # two in a byte, the first one in the lower half
+        nibbles = np.resize(tensor.data.astype(np.int8).view(np.uint8) & 15, tensor.data.size + tensor.data.size % 2)
+        return bytes(nibbles[0::2] | nibbles[1::2] << 4)
     return np.ascontiguousarray(tensor.data).astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
