@@ -21,12 +21,14 @@ import torch
 from numpy.typing import NDArray
 from onnx_ir.passes import Sequential
 from onnx_ir.passes import common as passes
-from onnxscript import optimizer, rewriter
+from onnxscript import optimizer, rewriter, version_converter
 from onnxscript.rewriter.rules import common as rules
 from torch import nn
 
 from edgeopt.artifacts import FloatModel, TensorInfo
 from edgeopt.errors import ExportError
+from edgeopt.gelu import OPSET as GELU_OPSET
+from edgeopt.gelu import name_gelus
 from edgeopt.onnx_file import check_inputs, check_shapes, open_onnx, read_onnx
 from edgeopt.samples import Sample
 from edgeopt.session import OnnxSession
@@ -208,6 +210,8 @@ def clean(graph: ir.Model) -> None:
             optimizer.fold_constants_ir(graph, onnx_shape_inference=True)
             lift_constants(graph)
             rewriter.rewrite(graph, _EXACT_RULES)
+        if name_gelus(graph.graph) and graph.opset_imports[""] < GELU_OPSET:
+            version_converter.convert_version(graph, GELU_OPSET, fallback=True)
         _name_global_pooling(graph.graph)
         _name_channel_scaling(graph.graph)
         Sequential(

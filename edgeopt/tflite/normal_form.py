@@ -33,6 +33,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgeopt.errors import LoweringError
+from edgeopt.gelu import name_gelus
 from edgeopt.tflite import rewrites
 from edgeopt.tflite.expansion import expand_functions
 from edgeopt.tflite.folding import fold_constants
@@ -63,6 +64,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
             f"the graph has ONNX opset {opset}, expected {OLDEST_OPSET} or later",
             hint="export it again with a newer opset, or use onnx.version_converter",
         )
+    name_gelus(model.graph)
     expand_functions(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _infer_missing_shapes(model)
