@@ -105,6 +105,13 @@ class Emitter:
         self._before_reshape[output] = root
         return self.emit("RESHAPE", [root, new_shape], output, options)
 
+    def rows(self, source: Tensor, length: int) -> Tensor:
+        """Return a tensor with the rows of ``source`` for an operator that flattens what is in front of them."""
+        root = self._before_reshape.get(source, source)
+        if root.shape[-1:] == (length,):
+            return root
+        return source if len(source.shape) > 1 else self.reshape(source, (1, length))
+
     def requantize(self, source: Tensor, quantization: Quantization, output: Tensor | None = None) -> Tensor:
         """Return ``source`` under another scale; the same tensor if it has that scale already.
 

@@ -14,7 +14,7 @@ def test_read_tflite_counts_macs_by_hand_when_net_is_known():
     for operator in file_of(small_residual_net()).operators:
         by_kind[operator.builtin] = by_kind.get(operator.builtin, 0) + operator.macs
     stem, pointwise, classifier = 8 * 8 * 8 * 27, 8 * 8 * 8 * 8, 8 * 10
-    assert by_kind["CONV_2D"] == stem + pointwise + classifier
+    assert (by_kind["CONV_2D"], by_kind["FULLY_CONNECTED"]) == (stem + pointwise, classifier)
     assert by_kind["DEPTHWISE_CONV_2D"] == 8 * 8 * 8 * 9
     assert sum(by_kind.values()) == stem + pointwise + classifier + 8 * 8 * 8 * 9
 
@@ -32,7 +32,7 @@ def test_read_tflite_gives_the_integer_share_of_macs_when_half_the_net_is_float(
 
 def test_read_tflite_puts_weight_scales_on_the_channel_axis_when_convolutions_are_per_channel():
     axes = {op.builtin: op.inputs[1].axis for op in file_of(small_residual_net()).operators if op.macs}
-    assert axes == {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
+    assert axes == {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 
 
 def test_inspect_tflite_reports_borders_when_the_file_is_ours(tmp_path):

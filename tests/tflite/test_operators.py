@@ -347,8 +347,8 @@ def test_gemm_equals_onnxruntime_when_int8(per_channel, bias):
 
     model = quantized_model(build, (3, 32), output=(0.2, 9))
     assert_equal_in_integers(model, 0.2)
-    builtins = [operator.builtin for operator in file_of(model).operators]
-    assert ("CONV_2D" if per_channel else "FULLY_CONNECTED") in builtins
+    (operator,) = file_of(model).operators
+    assert (operator.builtin, operator.version) == ("FULLY_CONNECTED", 10 if per_channel else 4)
 
 
 @pytest.mark.parametrize("shape", [(3, 32), (2, 5, 32)])
