@@ -12,7 +12,7 @@ import math
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeopt.tflite.convolution import bias_tensor, constant_of, weights_tensor
+from edgeopt.tflite.convolution import bias_tensor, constant_of, has_packed_weights, packed_product, weights_tensor
 from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
 from edgeopt.tflite.step import Step
 
@@ -23,6 +23,8 @@ _VERSION_KEEPS_RANK = 5
 
 def fully_connected(step: Step) -> Tensor:
     """Lower ``x @ w.T + b`` over the last axis."""
+    if has_packed_weights(step):
+        return packed_product(step)
     weight = step.operand(1)
     filters = weights_tensor(step, constant_of(weight, "weights"), axis=0)
     num_outputs, num_inputs = filters.shape

@@ -128,6 +128,7 @@ _FIRST_RUNTIME: dict[tuple[str, int], str] = {
     ("FULLY_CONNECTED", 5): "2.0.0",
     ("FULLY_CONNECTED", 7): "2.3.0",
     ("FULLY_CONNECTED", 10): "2.11.0",
+    ("FULLY_CONNECTED", 12): "2.17.0",
     ("GATHER", 3): "1.15.0",
     ("GATHER", 4): "2.4.0",
     ("GATHER_ND", 5): "2.16.0",
