@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from edgeopt.tflite.broadcasting import MAX_RANK, in_few_axes
 from edgeopt.tflite.program import RefusedError, Tensor
 from edgeopt.tflite.step import Lower, Step
 
-_MAX_RANK = 4  # what the int8 kernels broadcast over in every runtime that we name
 _MAX_CHOICE_RANK = 5  # SELECT_V2's
 
 
@@ -30,13 +30,13 @@ def arithmetic(builtin: str, options_type: Any) -> Lower:
         version = 3 if builtin == "MUL" and in_int8 and _multiplier(step) >= 1 else None
         return step.emitter.emit(builtin, list(operands), step.output, options, version=version)
 
-    return lower
+    return in_few_axes(lower)
 
 
 def _operands(step: Step) -> list[Tensor]:
     operands = [step.operand(index) for index in range(len(step.inputs))]
-    if len({tensor.shape for tensor in operands}) > 1 and len(step.output.shape) > _MAX_RANK:
-        raise RefusedError(f"broadcasting over {len(step.output.shape)} axes, expected at most {_MAX_RANK}")
+    if len({tensor.shape for tensor in operands}) > 1 and len(step.output.shape) > MAX_RANK:
+        raise RefusedError(f"broadcasting over {len(step.output.shape)} axes, expected at most {MAX_RANK}")
     return operands
 
 
@@ -71,7 +71,7 @@ def comparison(builtin: str) -> Lower:
             operands = [step.emitter.cast(tensor, np.int32) for tensor in operands]
         return step.emitter.emit(builtin, list(operands), step.output)
 
-    return lower
+    return in_few_axes(lower)
 
 
 def folded(builtin: str) -> Lower:
@@ -83,7 +83,7 @@ def folded(builtin: str) -> Lower:
             return step.emitter.reshape(step.data, step.output.shape, step.output)
         return reduce(lambda left, right: step.emitter.apply(builtin, left, right), operands)
 
-    return lower
+    return in_few_axes(lower)
 
 
 def mean_of_operands(step: Step) -> Tensor:
@@ -92,6 +92,7 @@ def mean_of_operands(step: Step) -> Tensor:
     return step.emitter.apply("DIV", total, step.emitter.number(len(step.inputs), total))
 
 
+@in_few_axes
 def where(step: Step) -> Tensor:
     """Lower Where."""
     if len(step.output.shape) > _MAX_CHOICE_RANK:
@@ -100,6 +101,7 @@ def where(step: Step) -> Tensor:
     return step.emitter.emit("SELECT_V2", operands, step.output, data=1)
 
 
+@in_few_axes
 def power(step: Step) -> Tensor:
     """Lower Pow; the exponent is brought to the base's dtype if that loses nothing."""
     base, exponent = step.operand(0), step.operand(1)
@@ -111,6 +113,7 @@ def power(step: Step) -> Tensor:
     return step.emitter.emit("POW", [base, step.emitter.cast(exponent, base.dtype)], step.output)
 
 
+@in_few_axes
 def modulo(step: Step) -> Tensor:
     """Lower Mod: the sign of the divisor for integers, as FLOOR_MOD has it, or fmod with the dividend's."""
     left, right = _operands(step)
@@ -126,6 +129,7 @@ def modulo(step: Step) -> Tensor:
     return output if output.dtype == step.output.dtype else emitter.cast(output, step.output.dtype, step.output)
 
 
+@in_few_axes
 def prelu(step: Step) -> Tensor:
     """Lower PRelu, in float: the int8 kernel is not XNNPACK's, takes ten times as long and is up to one step off."""
     return step.emitter.emit("PRELU", list(_operands(step)), step.output)
