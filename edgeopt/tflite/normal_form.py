@@ -42,6 +42,7 @@ from edgeopt.tflite.quantize_first import quantize_first
 from edgeopt.tflite.refusals import refuse, without_shape
 from edgeopt.tflite.reshape_last import reshape_last
 from edgeopt.tflite.rewriting import is_read
+from edgeopt.tflite.signed import to_signed
 from edgeopt.tflite.wellformed import check_shapes, malformed
 
 DOMAIN = "edgeopt"
@@ -72,6 +73,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
     while fold_constants(model.graph, opset) and _infer_missing_shapes(model):
         pass  # a folded shape makes more shapes known
     refuse([*without_shape(model.graph), *malformed(model.graph)], opset)
+    to_signed(model.graph)
     for node in list(model.graph):
         rewrite = rewrites.REWRITES.get(node.op_type)
         if rewrite is not None and not node.domain and node.graph is not None:

@@ -38,8 +38,8 @@ def test_lower_refuses_when_a_scale_is_none(scale):
         lowered(quantized_relu(scale))
 
 
-@pytest.mark.parametrize("point", [np.uint8(3), np.int32(3), np.int16(3), np.array([1, 2], np.int8)])
-def test_lower_refuses_when_a_zero_point_is_not_one_int8(point):
+@pytest.mark.parametrize("point", [np.uint16(3), np.int32(3), np.int16(3), np.array([1, 2], np.int8)])
+def test_lower_refuses_when_a_zero_point_is_none_that_kernels_take(point):
     with pytest.raises(EdgeoptError, match="QuantizeLinear"):
         lowered(quantized_relu(point=point))
 

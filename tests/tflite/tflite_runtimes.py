@@ -82,6 +82,8 @@ def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
     initializers = {tensor.name: tensor for tensor in copy.graph.initializer}
     made = {node.output[0] for node in copy.graph.node}
     for node in copy.graph.node:
+        if len(node.input) < 3:
+            continue
         if node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and node.input[0] in made):
             point = initializers[node.input[2]]
             if point.data_type == TensorProto.INT8:
