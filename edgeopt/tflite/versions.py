@@ -104,82 +104,30 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "TRANSPOSE_CONV": {"float32": 1, "int8": 2, "int16": 2},
 }
 
-# (operator, version) -> the first TensorFlow Lite release that has it, where it is later than 1.14.0
-_FIRST_RUNTIME: dict[tuple[str, int], str] = {
-    ("ABS", 5): "2.12.0",
-    ("ADD", 3): "2.4.0",
-    ("ADD", 4): "2.6.0",
-    ("ARG_MAX", 3): "2.9.0",
-    ("ARG_MIN", 3): "2.9.0",
-    ("ATAN2", 1): "2.10.0",
-    ("AVERAGE_POOL_2D", 3): "2.3.0",
-    ("BATCH_MATMUL", 1): "2.3.0",
-    ("BATCH_MATMUL", 2): "2.3.0",
-    ("CAST", 3): "2.8.0",
-    ("CONCATENATION", 3): "2.3.0",
-    ("CONV_2D", 4): "2.3.0",
-    ("CONV_2D", 6): "2.9.0",
-    ("CUMSUM", 1): "2.4.0",
-    ("DEPTHWISE_CONV_2D", 5): "2.3.0",
-    ("DEPTH_TO_SPACE", 1): "2.1.0",
-    ("DEPTH_TO_SPACE", 2): "2.5.0",
-    ("DEQUANTIZE", 3): "1.15.0",
-    ("DIV", 2): "2.3.0",
-    ("FULLY_CONNECTED", 5): "2.0.0",
-    ("FULLY_CONNECTED", 7): "2.3.0",
-    ("FULLY_CONNECTED", 10): "2.11.0",
-    ("FULLY_CONNECTED", 12): "2.17.0",
-    ("GATHER", 3): "1.15.0",
-    ("GATHER", 4): "2.4.0",
-    ("GATHER_ND", 5): "2.16.0",
-    ("GELU", 1): "2.9.0",
-    ("HARD_SWISH", 1): "1.15.0",
-    ("MAXIMUM", 3): "2.3.0",
-    ("MAXIMUM", 4): "2.3.0",
-    ("MAX_POOL_2D", 3): "2.3.0",
-    ("MEAN", 3): "2.4.0",
-    ("MINIMUM", 3): "2.3.0",
-    ("MINIMUM", 4): "2.3.0",
-    ("MIRROR_PAD", 2): "2.3.0",
-    ("MIRROR_PAD", 3): "2.12.0",
-    ("MUL", 3): "1.15.0",
-    ("MUL", 4): "2.3.0",
-    ("MUL", 5): "2.6.0",
-    ("PAD", 3): "2.4.0",
-    ("PAD", 4): "2.6.0",
-    ("PADV2", 3): "2.4.0",
-    ("PADV2", 4): "2.6.0",
-    ("QUANTIZE", 2): "1.15.0",
-    ("REDUCE_ALL", 1): "2.6.0",
-    ("REDUCE_MAX", 3): "2.5.0",
-    ("REDUCE_MIN", 3): "2.5.0",
-    ("RELU", 2): "2.1.0",
-    ("RESIZE_BILINEAR", 3): "2.2.0",
-    ("RESIZE_NEAREST_NEIGHBOR", 3): "2.3.0",
-    ("RESIZE_NEAREST_NEIGHBOR", 4): "2.4.0",
-    ("REVERSE_V2", 2): "2.2.0",
-    ("REVERSE_V2", 3): "2.5.0",
-    ("SCATTER_ND", 1): "2.1.0",
-    ("SELECT_V2", 1): "2.2.0",
-    ("SIGN", 1): "2.11.0",
-    ("SIGN", 2): "2.12.0",
-    ("SLICE", 4): "2.4.0",
-    ("SLICE", 5): "2.5.0",
-    ("STRIDED_SLICE", 3): "2.1.0",
-    ("STRIDED_SLICE", 4): "2.2.0",
-    ("SUB", 3): "2.3.0",
-    ("SUB", 4): "2.4.0",
-    ("SUB", 5): "2.4.0",
-    ("SUM", 2): "1.15.0",
-    ("TILE", 3): "2.8.0",
-    ("TRANSPOSE", 3): "1.15.0",
-    ("TRANSPOSE", 4): "2.3.0",
-    ("TRANSPOSE", 5): "2.4.0",
-    ("TRANSPOSE", 6): "2.12.0",
-    ("TRANSPOSE_CONV", 2): "2.2.0",
-    ("TRANSPOSE_CONV", 3): "2.3.0",
+# release of TensorFlow Lite -> the operators/versions that it brought, as far as they are later than 1.14.0
+_BROUGHT_BY: Mapping[str, str] = {
+    "1.15.0": "DEQUANTIZE/3 GATHER/3 HARD_SWISH/1 MUL/3 QUANTIZE/2 SUM/2 TRANSPOSE/3",
+    "2.0.0": "FULLY_CONNECTED/5",
+    "2.1.0": "DEPTH_TO_SPACE/1 RELU/2 SCATTER_ND/1 STRIDED_SLICE/3",
+    "2.2.0": "RESIZE_BILINEAR/3 REVERSE_V2/2 SELECT_V2/1 STRIDED_SLICE/4 TRANSPOSE_CONV/2",
+    "2.3.0": (
+        "AVERAGE_POOL_2D/3 BATCH_MATMUL/1 BATCH_MATMUL/2 CONCATENATION/3 CONV_2D/4 DEPTHWISE_CONV_2D/5 DIV/2 "
+        "FULLY_CONNECTED/7 MAXIMUM/3 MAXIMUM/4 MAX_POOL_2D/3 MINIMUM/3 MINIMUM/4 MIRROR_PAD/2 MUL/4 "
+        "RESIZE_NEAREST_NEIGHBOR/3 SUB/3 TRANSPOSE/4 TRANSPOSE_CONV/3"
+    ),
+    "2.4.0": "ADD/3 CUMSUM/1 GATHER/4 MEAN/3 PAD/3 PADV2/3 RESIZE_NEAREST_NEIGHBOR/4 SLICE/4 SUB/4 SUB/5 TRANSPOSE/5",
+    "2.5.0": "DEPTH_TO_SPACE/2 REDUCE_MAX/3 REDUCE_MIN/3 REVERSE_V2/3 SLICE/5",
+    "2.6.0": "ADD/4 MUL/5 PAD/4 PADV2/4 REDUCE_ALL/1",
+    "2.8.0": "CAST/3 TILE/3",
+    "2.9.0": "ARG_MAX/3 ARG_MIN/3 CONV_2D/6 GELU/1",
+    "2.10.0": "ATAN2/1",
+    "2.11.0": "FULLY_CONNECTED/10 SIGN/1",
+    "2.12.0": "ABS/5 MIRROR_PAD/3 SIGN/2 TRANSPOSE/6",
+    "2.16.0": "GATHER_ND/5",
+    "2.17.0": "FULLY_CONNECTED/12",
 }
 _OLDEST_RUNTIME = "1.14.0"  # the release that brought per-channel int8
+_FIRST_RUNTIME = {operator: release for release, operators in _BROUGHT_BY.items() for operator in operators.split()}
 
 
 def operator_version(builtin: str, dtype: str) -> int:
@@ -196,7 +144,7 @@ def operator_version(builtin: str, dtype: str) -> int:
 
 def minimum_runtime_version(operators: Iterable[tuple[str, int]]) -> str:
     """Return the first TensorFlow Lite release that knows every ``(operator, version)``."""
-    releases = {_FIRST_RUNTIME.get(operator, _OLDEST_RUNTIME) for operator in operators}
+    releases = {_FIRST_RUNTIME.get(f"{builtin}/{version}", _OLDEST_RUNTIME) for builtin, version in operators}
     return max(releases, key=_release_number, default=_OLDEST_RUNTIME)
 
 

@@ -12,6 +12,7 @@ from tflite_graphs import GraphWriter, channel_scales
 from tflite_runtimes import file_of, lowered, random_feeds, run_onnx
 
 from edgeopt.errors import LoweringError
+from edgeopt.tflite.versions import minimum_runtime_version
 
 SCALE = 1e-4  # of the inputs: +-3.2767
 Build = Callable[[GraphWriter, list[str]], str]
@@ -145,3 +146,16 @@ def test_int16_is_refused_when_its_zero_point_is_not_zero():
     write.output(write.node("Relu", pair(write, write.input("x", (1, 8)), SCALE, zero_point=3)))
     with pytest.raises(LoweringError, match="not a constant for int8 or int16"):
         lowered(write.model(21))
+
+
+@pytest.mark.parametrize(
+    ("operators", "release"),
+    [
+        ([("CONV_2D", 3)], "1.14.0"),
+        ([("CONV_2D", 4), ("RELU", 2)], "2.3.0"),
+        ([("CONV_2D", 4), ("FULLY_CONNECTED", 10)], "2.11.0"),  # later than 2.3, not earlier
+        ([], "1.14.0"),
+    ],
+)
+def test_minimum_runtime_version_is_the_latest_that_an_operator_needs(operators, release):
+    assert minimum_runtime_version(operators) == release
