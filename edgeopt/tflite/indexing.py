@@ -22,14 +22,24 @@ def take(step: Step) -> Tensor:
 def gather(step: Step) -> Tensor:
     """Lower a Gather along one axis with computed indices."""
     axis = step.node.attributes.get_int("axis", 0) % len(step.data.shape)
-    size, indices, emitter = step.data.shape[axis], step.operand(1), step.emitter
-    if size == DYNAMIC:
+    return _gather(step, _positive(step, step.operand(1), step.data.shape[axis]), axis)
+
+
+def gather_points(step: Step) -> Tensor:
+    """Lower GatherND with computed coordinates."""
+    points = step.operand(1)
+    positive = _positive(step, points, *step.data.shape[: points.shape[-1]])
+    return step.emitter.emit("GATHER_ND", [step.data, positive], step.output, schema.GatherNdOptionsT())
+
+
+def _positive(step: Step, indices: Tensor, *sizes: int) -> Tensor:
+    """Add the size of the axis, or of each axis, to indices that count from behind."""
+    if DYNAMIC in sizes:
         raise RefusedError("computed indices into a dynamic axis")
+    emitter = step.emitter
     from_behind = emitter.apply("LESS", indices, emitter.number(0, indices), dtype=np.bool_)
-    wrapped = emitter.apply("ADD", indices, emitter.number(size, indices))
-    positive = emitter.like(indices, "positive")
-    emitter.emit("SELECT_V2", [from_behind, wrapped, indices], positive, data=1)
-    return _gather(step, positive, axis)
+    wrapped = emitter.apply("ADD", indices, emitter.constant("sizes", np.array(sizes, indices.dtype)))
+    return emitter.emit("SELECT_V2", [from_behind, wrapped, indices], emitter.like(indices, "positive"), data=1)
 
 
 def _gather(step: Step, indices: Tensor, axis: int) -> Tensor:
@@ -85,11 +95,7 @@ def one_hot(step: Step) -> Tensor:
     """Lower OneHot; an index outside ``[-depth, depth)`` gives a row of off values."""
     emitter, attributes = step.emitter, step.node.attributes
     depth, axis, rank = attributes.get_int("depth"), attributes.get_int("axis"), len(step.output.shape)
-    indices = step.data
-    from_behind = emitter.apply("LESS", indices, emitter.number(0, indices), dtype=np.bool_)
-    positive = emitter.like(indices, "positive")
-    wrapped = emitter.apply("ADD", indices, emitter.number(depth, indices))
-    emitter.emit("SELECT_V2", [from_behind, wrapped, indices], positive, data=1)
+    indices, positive = step.data, _positive(step, step.data, depth)
     axis %= rank
     spread = emitter.reshape(positive, (*indices.shape[:axis], 1, *indices.shape[axis:]))
     numbers = np.arange(depth, dtype=indices.dtype).reshape((depth,) + (1,) * (rank - 1 - axis))

@@ -32,6 +32,7 @@ OPERATORS: Mapping[tuple[str, str], Entry] = {
     ("", "Div"): Entry(elementwise.divide, never, fuses=True),
     ("", "Equal"): Entry(elementwise.comparison("EQUAL"), never),
     ("", "Gather"): Entry(indexing.gather, never),
+    ("", "GatherND"): Entry(indexing.gather_points, never),
     ("", "Greater"): Entry(elementwise.comparison("GREATER"), never),
     ("", "GreaterOrEqual"): Entry(elementwise.comparison("GREATER_EQUAL"), never),
     ("", "HardSwish"): Entry(activation.hard_swish, never),

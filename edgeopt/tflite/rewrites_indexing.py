@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from edgeopt.tflite.constants import read_array, read_constant
 from edgeopt.tflite.program import RefusedError
 from edgeopt.tflite.rewriting import DOMAIN, Rewriting, is_read
 from edgeopt.tflite.shapes import Shape, is_known, shape_of
+
+_COMBINED = {"max": "Max", "min": "Min", "mul": "Mul"}
 
 
 def _data(node: ir.Node) -> tuple[Rewriting, ir.Value, Shape]:
@@ -89,16 +92,42 @@ def _gather(node: ir.Node) -> None:
 
 
 def _gather_points(node: ir.Node) -> None:
-    indices = _constant(node, 1, "indices")
-    batch = node.attributes.get_int("batch_dims", 0)
-    grid = np.indices(indices.shape[:batch]).reshape(batch, *indices.shape[:batch], *(1,) * (indices.ndim - batch - 1))
-    own = [np.broadcast_to(axis, indices.shape[:-1]) for axis in grid]
-    _pick(node, np.stack([*own, *np.moveaxis(indices, -1, 0)], axis=-1))
+    """GatherND; a batch axis adds its own place to each coordinate."""
+    shape, batch = shape_of(node.inputs[1]), node.attributes.get_int("batch_dims", 0)
+    _known(shape[:-1] if batch else (), "batches")
+    grid = np.indices(shape[:batch]).reshape(batch, *shape[:batch], *(1,) * (len(shape) - batch - 1))
+    own = np.moveaxis(np.broadcast_to(grid, (batch, *shape[:-1])), 0, -1)
+    indices = read_array(node.inputs[1])
+    if indices is not None:
+        _pick(node, np.concatenate([own, indices], axis=-1))
+    elif batch:
+        _pick_computed(node, own, np.zeros((*shape[:-1], 0), np.int64))
 
 
 def _gather_elements(node: ir.Node) -> None:
-    indices = _constant(node, 1, "indices")
-    _pick(node, _coordinates(indices, node.attributes.get_int("axis", 0)))
+    shape, axis = shape_of(node.inputs[1]), node.attributes.get_int("axis", 0)
+    indices = read_array(node.inputs[1])
+    if indices is not None:
+        _pick(node, _coordinates(indices, axis))
+        return
+    _known(shape, "computed indices")
+    grid = np.moveaxis(np.indices(shape), 0, -1)
+    axis %= len(shape)
+    _pick_computed(node, grid[..., :axis], grid[..., axis + 1 :])
+
+
+def _pick_computed(node: ir.Node, before: np.ndarray, after: np.ndarray) -> None:
+    """Put constant coordinates around computed ones, and pick by whole coordinates."""
+    write, source, indices, rows = Rewriting(node), node.inputs[0], node.inputs[1], before.shape[:-1]
+    assert source is not None
+    assert indices is not None
+    assert indices.dtype is not None
+    sides = [write.constant(part.astype(indices.dtype.numpy())) if part.size else None for part in (before, after)]
+    middle = write.reshape(indices, (*rows, math.prod(shape_of(indices)) // math.prod(rows)))
+    parts = [part for part in (sides[0], middle, sides[1]) if part is not None]
+    size = sum(shape_of(part)[-1] for part in parts)
+    points = write.add("Concat", *parts, shape=(*rows, size), axis=-1) if len(parts) > 1 else parts[0]
+    write.finish(write.add("GatherND", source, points, shape=shape_of(node.outputs[0]), dtype=source.dtype))
 
 
 def _coordinates(indices: np.ndarray, axis: int) -> np.ndarray:
@@ -133,16 +162,31 @@ def _scatter_elements(node: ir.Node) -> None:
 
 
 def _place(node: ir.Node, points: np.ndarray) -> None:
-    write, source, shape = _data(node)
+    (write, source, shape), updates = _data(node), node.inputs[2]
     how, attributes = node.attributes.get_string("reduction", "none"), _points(points, shape)
-    if how not in ("none", "add"):
-        raise RefusedError(f"reduction={how!r}, expected 'none' or 'add'")
     rows = np.array(attributes["points"]).reshape(-1, points.shape[-1])
+    if how in _COMBINED:
+        assert updates is not None
+        write.finish(_combined(write, source, updates, rows, _COMBINED[how]))
+        return
     if how == "none" and len(np.unique(rows, axis=0)) < len(rows):
         raise RefusedError("several updates of one place, of which TFLite would write the sum")
-    write.finish(
-        write.add("PutPoints", source, node.inputs[2], shape=shape, domain=DOMAIN, reduction=how, **attributes)
-    )
+    write.finish(write.add("PutPoints", source, updates, shape=shape, domain=DOMAIN, reduction=how, **attributes))
+
+
+def _combined(write: Rewriting, value: ir.Value, updates: ir.Value, rows: np.ndarray, op_type: str) -> ir.Value:
+    """Combine updates with what is there: each round at most one update a place."""
+    shape = shape_of(value)
+    flat = write.reshape(updates, (len(rows), *shape[rows.shape[1] :]))
+    places = [tuple(row) for row in rows.tolist()]
+    rounds = np.array([places[:index].count(place) for index, place in enumerate(places)])
+    for number in range(rounds.max() + 1):
+        (chosen,) = np.nonzero(rounds == number)
+        points = _points(rows[chosen], shape)
+        there = write.add("TakePoints", value, shape=(len(chosen), *shape_of(flat)[1:]), domain=DOMAIN, **points)
+        new = write.add(op_type, there, write.take(flat, chosen, 0))
+        value = write.add("PutPoints", value, new, shape=shape, domain=DOMAIN, reduction="none", **points)
+    return value
 
 
 def pad_by_index(node: ir.Node, pads: np.ndarray, mode: str) -> None:

@@ -45,10 +45,13 @@ _PARAMETERS: dict[str, Sequence[int]] = {
     **dict.fromkeys(["QuantizeLinear", "DequantizeLinear", "LSTM", "GRU", "RNN", "AffineGrid", "Col2Im"], _ALL),
     **dict.fromkeys(["Gather", "GatherND", "GatherElements", "Compress", "CastLike"], _ALL),
     **dict.fromkeys(["ScatterND", "ScatterElements", "Scatter"], (1,)),
-    **dict.fromkeys(["Range", "ConstantOfShape", "BlackmanWindow", "HammingWindow", "HannWindow"], range(16)),
+    **dict.fromkeys(
+        ["Range", "ConstantOfShape", "BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix"], range(16)
+    ),
     "NonMaxSuppression": range(2, 16),
     **dict.fromkeys([f"Reduce{kind}" for kind in _REDUCTIONS.split()], _ALL),
     "DFT": _ALL,
+    "CausalConvWithState": (1, 2),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 from tflite_graphs import OPSET, GraphWriter, channel_scales, one_operator, quantized_convolution
 from tflite_runtimes import file_of, lowered, random_feeds, run_onnx, run_tflite, steps_apart
 
@@ -434,6 +434,25 @@ def test_batch_normalization_disappears_when_a_conv_is_in_front():
     model = write.model()
     assert_floats_equal(model, 1e-5)
     assert [o.builtin for o in file_of(model).operators if o.builtin != "TRANSPOSE"] == ["CONV_2D"]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "shape", "indices", "attributes"),
+    [
+        ("GatherElements", (3, 4, 5), (2, 3, 5), {"axis": 1}),
+        ("GatherElements", (3, 4, 5), (3, 4, 2), {"axis": -1}),
+        ("GatherND", (3, 4, 5), (7, 2), {}),
+        ("GatherND", (3, 4, 5), (3, 7, 2), {"batch_dims": 1}),
+    ],
+)
+def test_gather_picks_by_computed_indices_when_some_count_from_behind(op_type, shape, indices, attributes):
+    write = GraphWriter()
+    names = [write.input("x", shape), write.input("i", indices, TensorProto.INT64)]
+    write.output(write.node(op_type, *names, **attributes))
+    feeds = random_feeds(write.model()) | {"i": write.random.integers(-3, 3, indices)}
+    (reference,) = run_onnx(write.model(), feeds).values()
+    (actual,) = run_tflite(lowered(write.model()), feeds).values()
+    np.testing.assert_array_equal(actual, reference)
 
 
 # Operators whose float form is judged by ONNX's own cases, in tests/conformance, and that have no int8 form.
