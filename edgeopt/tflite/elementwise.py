@@ -12,6 +12,7 @@ from edgeopt.tflite.broadcasting import MAX_RANK, in_few_axes
 from edgeopt.tflite.program import RefusedError, Tensor
 from edgeopt.tflite.step import Lower, Step
 
+_MAX_RATIO = 256  # of an operand's scale to the result's
 _MAX_CHOICE_RANK = 5  # SELECT_V2's
 
 
@@ -27,6 +28,8 @@ def arithmetic(builtin: str, options_type: Any) -> Lower:
         if step.data.dtype == np.int16 and builtin != "MUL":
             options.potScaleInt16 = False  # any scale, not only powers of two
         in_int8 = step.is_integer and step.data.dtype == np.int8
+        if in_int8:
+            _check_scales(step, builtin)
         version = 3 if builtin == "MUL" and in_int8 and _multiplier(step) >= 1 else None
         return step.emitter.emit(builtin, list(operands), step.output, options, version=version)
 
@@ -49,6 +52,18 @@ def _widened(step: Step, builtin: str) -> Tensor:
     """Compute on int32, where no result is lost, and wrap around at the end as ONNX does."""
     wide = [step.emitter.cast(tensor, np.int32) for tensor in _operands(step)]
     return step.emitter.cast(step.emitter.apply(builtin, *wide), np.int8, step.output)
+
+
+def _check_scales(step: Step, builtin: str) -> None:
+    """Refuse scales that XNNPACK leaves to LiteRT's own kernel, which rounds otherwise, and aborts on some.
+
+    Source: LiteRT's tflite/delegates/xnnpack/xnnpack_delegate.cc, CheckTensorsInputOutputScale and its sister.
+    """
+    output = step.output.per_tensor.scale
+    each = [step.operand(index).per_tensor.scale / output for index in range(2)]
+    ratios, least = ([_multiplier(step)], 2**-16) if builtin == "MUL" else (each, 2**-10)
+    if not all(least <= ratio < _MAX_RATIO for ratio in ratios):
+        raise RefusedError(f"scales of operands and result that are {max(ratios):.3g} and {min(ratios):.3g} to 1")
 
 
 def _multiplier(step: Step) -> float:

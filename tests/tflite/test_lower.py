@@ -165,6 +165,24 @@ def test_lower_refuses_a_scale_when_it_is_not_a_number():
         lowered(write.model())
 
 
+@pytest.mark.parametrize(("op_type", "scales"), [
+    ("Add", (0.02, 3e-5, 0.05)),
+    ("Sub", (0.02, 1.3e36, 1.3e36)),  # a mask of -3e38, on which LiteRT's own kernel ends the process
+    ("Mul", (0.02, 3e-5, 0.05)),
+])  # fmt: skip
+def test_lower_computes_in_float_between_when_scales_are_too_far_apart(op_type, scales):
+    write = GraphWriter()
+    left, right = (write.quantized(write.input(n, (1, 64)), s, 3) for n, s in zip("ab", scales[:2], strict=True))
+    write.output(write.quantized(write.node(op_type, left, right), scales[2], -2, name="y"))
+    model = write.model()
+    random = np.random.default_rng(0)
+    feeds = {n: (random.uniform(-100, 100, (1, 64)) * scales["ab".index(n)]).astype(np.float32) for n in "ab"}
+    found = [operator.builtin for operator in file_of(model).operators]
+    assert sorted(found) == sorted(["DEQUANTIZE", "DEQUANTIZE", op_type.upper(), "QUANTIZE"])
+    (expected,), (actual,) = run_onnx(model, feeds).values(), run_tflite(lowered(model), feeds).values()
+    np.testing.assert_array_equal(actual, expected)
+
+
 def test_lower_computes_in_float_between_when_an_operator_has_no_int8_kernel():
     write = GraphWriter()
     x = write.quantized(write.input("x", (1, 8)), 0.02, 3)
