@@ -118,8 +118,7 @@ def mean(node: ir.Node, walk: LayoutWalk) -> None:
     if node.attributes.get_int("keepdims"):
         walk.keep(node, permutation)
         return
-    left = [axis for axis in range(len(permutation)) if axis not in axes]
-    walk.keep(node, tuple(left.index(axis) for axis in permutation if axis in left))
+    walk.keep(node, _without(axes, permutation))
 
 
 def pad(node: ir.Node, walk: LayoutWalk) -> None:
@@ -273,11 +272,23 @@ def tile(node: ir.Node, walk: LayoutWalk) -> None:
 
 
 def take(node: ir.Node, walk: LayoutWalk) -> None:
-    """Rename the axis if the indices are a list; a table or a single index changes the rank."""
-    if len(node.attributes.get_ints("indices_shape")) == 1:
+    """Rename the axis if the indices are a list, or take it away for a single index; a table changes the rank."""
+    num_axes = len(node.attributes.get_ints("indices_shape"))
+    if num_axes == 1:
         along_axis(node, walk)
+    elif num_axes == 0:
+        permutation, axis = walk.permutation(_data(node)), node.attributes.get_int("axis")
+        walk.use(node, 0, permutation)
+        _rename_axis(node, permutation)
+        walk.keep(node, _without([axis % len(permutation)], permutation))
     else:
         as_in_onnx(node, walk)
+
+
+def _without(axes: list[int], permutation: Permutation) -> Permutation:
+    """Return the order of the axes that are left."""
+    left = [axis for axis in range(len(permutation)) if axis not in axes]
+    return tuple(left.index(axis) for axis in permutation if axis in left)
 
 
 RULES: Mapping[tuple[str, str], Rule] = {

@@ -41,14 +41,11 @@ def permutation_after_reshape(source: Shape, target: Shape, stored_as: Permutati
 def order_that_allows_reshape(source: Shape, target: Shape, stored_as: Permutation) -> Permutation:
     """Return the order in which ``source`` has to be stored to be reshaped in place, closest to the one it is in.
 
-    Each group of axes gathers, in its order, where its first axis is met.
+    Each group of axes gathers, in its order, where its last axis is met, so that what lies together stays together.
     """
     source, target = _concrete(source), _concrete(target)
-    group_of = {axis: inputs for inputs, _ in _groups(source, target) for axis in inputs}
-    order: list[int] = []
-    for axis in stored_as:
-        if source[axis] != 1 and axis not in order:
-            order.extend(group_of.get(axis, ()))
+    groups = {inputs[-1]: inputs for inputs, _ in _groups(source, target)}
+    order = [axis for last in stored_as for axis in groups.get(last, ())]
     complete = len(order) == sum(size != 1 for size in source)
     return _with_unit_axes(order, source) if complete else tuple(range(len(source)))
 

@@ -110,6 +110,23 @@ def residual_over_one_axis(write: GraphWriter, x: str) -> str:
     return write.node("ReduceMean", conv(write, write.node("Relu", write.node("Add", stem, halved)), (3, 4, 3)), rows)
 
 
+def attention_of_two_heads(write: GraphWriter, x: str) -> str:
+    def linear(source: str, num_inputs: int, num_outputs: int) -> str:
+        weights = write.random.normal(size=(num_inputs, num_outputs)).astype(np.float32)
+        return write.node("MatMul", source, write.constant(weights))
+
+    tokens = linear(flat_pixels(write, x), 5, 12)
+    joined = write.node("Reshape", tokens, write.constant(np.array([0, 64, 3, 4])))
+    joined = write.node("Transpose", joined, perm=[2, 0, 1, 3])
+    parts = [write.node("Gather", joined, write.constant(np.array(index)), axis=0) for index in range(3)]
+    heads = [write.node("Reshape", part, write.constant(np.array([0, 0, 2, 2]))) for part in parts]
+    query, value = (write.node("Transpose", heads[index], perm=[0, 2, 1, 3]) for index in (0, 2))
+    key = write.node("Transpose", heads[1], perm=[0, 2, 3, 1])
+    shares = write.node("Softmax", write.node("MatMul", query, key), axis=-1)
+    mixed = write.node("Transpose", write.node("MatMul", shares, value), perm=[0, 2, 1, 3])
+    return linear(write.node("Reshape", mixed, write.constant(np.array([1, 64, 4]))), 4, 5)
+
+
 CASES: list[Callable[[GraphWriter, str], str]] = [
     residual,
     channel_shuffle,
@@ -124,7 +141,9 @@ CASES: list[Callable[[GraphWriter, str], str]] = [
     flat_pixels,
     resize_with_defaults_written_out,
     residual_over_one_axis,
+    attention_of_two_heads,
 ]
+OF_THE_MODEL = {channel_shuffle: 1, attention_of_two_heads: 4}
 
 
 def model_of(case: Callable[[GraphWriter, str], str]) -> onnx.ModelProto:
@@ -181,7 +200,7 @@ def test_to_channels_last_leaves_only_the_model_s_own_transposes_when_borders_ar
     )
     layouts = {model.graph.output[0].name: "NHWC"} if rank_4 else {}
     builtins = [op.builtin for op in file_of(model, input_layouts={"x": "NHWC"}, output_layouts=layouts).operators]
-    assert builtins.count("TRANSPOSE") == (1 if case is channel_shuffle else 0)
+    assert builtins.count("TRANSPOSE") == OF_THE_MODEL.get(case, 0)
 
 
 def test_to_channels_last_moves_int8_when_a_quantized_value_has_to_move():
