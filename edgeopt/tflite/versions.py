@@ -11,53 +11,42 @@ from collections.abc import Iterable, Mapping
 
 from edgeopt.tflite.program import RefusedError
 
-_FLOAT = {"float32": 1}
 _NUMBERS = {"float32": 1, "int32": 1, "int64": 1}
 _WITH_INT8 = {**_NUMBERS, "int8": 2}
 _ANYTHING = {**_WITH_INT8, "bool": 1}
 _INTEGERS = {"int8": 2, "int16": 3}
 
+_FLOAT_ONLY = "ATAN2 CEIL COS EXP FLOOR GELU HARD_SWISH LOG LOG_SOFTMAX ROUND RSQRT SIN SQRT"
+_ALSO_INT8 = "DEPTH_TO_SPACE GREATER GREATER_EQUAL LESS LESS_EQUAL SPACE_TO_DEPTH TOPK_V2"
+_LOGICAL = "LOGICAL_AND LOGICAL_NOT LOGICAL_OR REDUCE_ALL REDUCE_ANY"
+
 # operator -> dtype of its first operand that is data -> version
 _VERSIONS: Mapping[str, Mapping[str, int]] = {
+    **{name: {"float32": 1} for name in _FLOAT_ONLY.split()},
+    **{name: _WITH_INT8 for name in _ALSO_INT8.split()},
+    **{name: {"bool": 1} for name in _LOGICAL.split()},
     "ABS": {"float32": 1, "int32": 5},
     "ADD": {"float32": 1, **_INTEGERS, "int32": 1, "int64": 4},
     "ARG_MAX": {"float32": 1, "int8": 2, "int32": 1, "bool": 3},
     "ARG_MIN": {"float32": 1, "int8": 2, "int32": 1, "bool": 3},
-    "ATAN2": _FLOAT,
     "AVERAGE_POOL_2D": {"float32": 1, **_INTEGERS},
     "BATCH_MATMUL": {"float32": 1, "int8": 2},
     "CAST": {**_NUMBERS, "bool": 1, "int8": 3},
-    "CEIL": _FLOAT,
     "CONCATENATION": {**_ANYTHING, "int16": 3},
     "CONV_2D": {"float32": 1, "int8": 3, "int16": 4},
-    "COS": _FLOAT,
     "CUMSUM": _NUMBERS,
     "DEPTHWISE_CONV_2D": {"float32": 1, "int8": 3, "int16": 5},
-    "DEPTH_TO_SPACE": _WITH_INT8,
     "DEQUANTIZE": _INTEGERS,
     "DIV": {"float32": 1, "int32": 1},
     "ELU": {"float32": 1, "int8": 1},
     "EQUAL": _ANYTHING,
-    "EXP": _FLOAT,
-    "FLOOR": _FLOAT,
     "FLOOR_DIV": {"float32": 2, "int32": 1, "int64": 1},
     "FLOOR_MOD": _NUMBERS,
     "FULLY_CONNECTED": {"float32": 1, "int8": 4, "int16": 7},
     "GATHER": {**_WITH_INT8, "int16": 4, "bool": 3},
     "GATHER_ND": {**_NUMBERS, "int8": 1, "bool": 5},
-    "GELU": _FLOAT,
-    "GREATER": _WITH_INT8,
-    "GREATER_EQUAL": _WITH_INT8,
-    "HARD_SWISH": _FLOAT,
     "LEAKY_RELU": {"float32": 1, "int8": 1},
-    "LESS": _WITH_INT8,
-    "LESS_EQUAL": _WITH_INT8,
-    "LOG": _FLOAT,
-    "LOGICAL_AND": {"bool": 1},
-    "LOGICAL_NOT": {"bool": 1},
-    "LOGICAL_OR": {"bool": 1},
     "LOGISTIC": {"float32": 1, "int8": 2},
-    "LOG_SOFTMAX": _FLOAT,
     "MAXIMUM": {**_WITH_INT8, "int16": 4},
     "MAX_POOL_2D": {"float32": 1, **_INTEGERS},
     "MEAN": {"float32": 1, **_INTEGERS},
@@ -71,8 +60,6 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "POW": {"float32": 1, "int32": 1},
     "PRELU": {"float32": 1, "int8": 1},
     "QUANTIZE": {"float32": 1, "int16": 2},
-    "REDUCE_ALL": {"bool": 1},
-    "REDUCE_ANY": {"bool": 1},
     "REDUCE_MAX": {**_WITH_INT8, "int16": 3},
     "REDUCE_MIN": {**_WITH_INT8, "int16": 3},
     "REDUCE_PROD": _NUMBERS,
@@ -83,23 +70,17 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "RESIZE_BILINEAR": {"float32": 1, "int8": 2},
     "RESIZE_NEAREST_NEIGHBOR": {"float32": 1, "int8": 2, "int16": 4},
     "REVERSE_V2": {**_NUMBERS, "int8": 3, "bool": 2},
-    "ROUND": _FLOAT,
-    "RSQRT": _FLOAT,
     "SCATTER_ND": {**_NUMBERS, "int8": 1, "bool": 1},
     "SELECT_V2": {**_NUMBERS, "int8": 1, "bool": 1},
     "SIGN": {"float32": 1, "int32": 2},
-    "SIN": _FLOAT,
     "SLICE": {**_ANYTHING, "int16": 4},
     "SOFTMAX": {"float32": 1, "int8": 2},
-    "SPACE_TO_DEPTH": _WITH_INT8,
-    "SQRT": _FLOAT,
     "SQUARED_DIFFERENCE": {"float32": 1, "int32": 1},
     "STRIDED_SLICE": {**_WITH_INT8, "int16": 1, "bool": 3},
     "SUB": {"float32": 1, "int8": 2, "int16": 5, "int32": 1, "int64": 4},
     "SUM": {**_WITH_INT8, "int16": 1},
     "TANH": {"float32": 1, "int8": 2},
     "TILE": {**_NUMBERS, "bool": 1, "int8": 3, "int16": 1},
-    "TOPK_V2": _WITH_INT8,
     "TRANSPOSE": {**_WITH_INT8, "int16": 5, "bool": 3},
     "TRANSPOSE_CONV": {"float32": 1, "int8": 2, "int16": 2},
 }
