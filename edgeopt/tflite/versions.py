@@ -23,7 +23,7 @@ _LOGICAL = "LOGICAL_AND LOGICAL_NOT LOGICAL_OR REDUCE_ALL REDUCE_ANY"
 # operator -> dtype of its first operand that is data -> version
 _VERSIONS: Mapping[str, Mapping[str, int]] = {
     **{name: {"float32": 1} for name in _FLOAT_ONLY.split()},
-    **{name: _WITH_INT8 for name in _ALSO_INT8.split()},
+    **dict.fromkeys(_ALSO_INT8.split(), _WITH_INT8),
     **{name: {"bool": 1} for name in _LOGICAL.split()},
     "ABS": {"float32": 1, "int32": 5},
     "ADD": {"float32": 1, **_INTEGERS, "int32": 1, "int64": 4},
