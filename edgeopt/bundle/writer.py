@@ -9,6 +9,8 @@ from typing import Any
 from edgeopt import parity
 from edgeopt.artifacts import LoweredModel, canonical_json
 from edgeopt.atomic import replace_folder
+from edgeopt.bundle.firmware import write_firmware
+from edgeopt.bundle.golden import load_golden
 from edgeopt.bundle.manifest import Manifest, complete_manifest
 from edgeopt.bundle.readme import bundle_readme
 from edgeopt.target import TargetSpec
@@ -42,6 +44,8 @@ def write_bundle(
             shutil.copy(extra, work / extra.name)
         shutil.copyfile(golden, work / "golden.npz")
         shutil.copyfile(parity.__file__, work / "run_parity.py")
+        if spec.model_format == "tflite":
+            write_firmware(work, model, load_golden(golden))
         manifest = _describe(
             work, model, recipe=recipe, dataset=dataset, history=history, parity=verdict,
             runtime_package=spec.runtime_package,

@@ -79,6 +79,11 @@ class Emulation:
     qemu: str
     runtimes: Mapping[str, Mapping[str, str]]
 
+    def qemu_command(self, board: str) -> list[str]:
+        """Return how to run an aarch64 program on a board's CPU; the program and its arguments come behind it."""
+        prefix = self.folder / "boards" / board
+        return [*_qemu(self.folder), "-cpu", BOARDS[board].cpu, "-L", str(prefix)]
+
     @classmethod
     def load(cls, folder: Path | None = None) -> Emulation:
         """Return the set-up of this user.
@@ -247,9 +252,8 @@ class QemuDevice:
     """One board's CPU in emulation."""
 
     def __init__(self, board: str, emulation: Emulation) -> None:
-        self._board = BOARDS[board]
+        self._key, self._board = board, BOARDS[board]
         self._emulation = emulation
-        self._prefix = emulation.folder / "boards" / board
         self.name = f"qemu:{board}"
 
     @classmethod
@@ -306,7 +310,7 @@ class QemuDevice:
             "PYTHONPATH": str(root / "site" / runtime),
             **({} if writes_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"}),
         }
-        command = [*_qemu(root), "-cpu", self._board.cpu, "-L", str(self._prefix), program, *arguments]
+        command = [*self._emulation.qemu_command(self._key), program, *arguments]
         return run_limited(command, what=self.name, timeout_s=timeout_s, environment=environment)
 
     def _look(self, runtime: str) -> dict[str, Any]:
