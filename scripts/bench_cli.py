@@ -18,18 +18,25 @@ from bench_figures import Figure, as_json, read_goals, table, verdict
 from bench_latency import latency_figures
 from bench_lowering import chain_figures, lowering_figures
 from bench_network import Network, NotMeasured
+from bench_node_cases import node_case_figures
 from bench_parity import agreement_figures, parity_figures
+from bench_peers import find_peers
+from bench_size import size_figures
 from bench_timing import load
 
+_SEEDED = tuple(str(path) for path in sorted(Path(__file__).parent.glob("bench_recipes/*.toml")))
 _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "build": ("efficientnet_lite0",),
     "calibration": ("efficientnet_lite0",),
     "lowering": ("efficientnet_lite0",),
     "parity": ("efficientnet_lite0", "mobilenet_v2", "mnist5k"),
-    "latency": ("efficientnet_lite0", "mobilenet_v2"),
+    "latency": ("efficientnet_lite0", "mobilenet_v2", "mnist5k", *_SEEDED),
     "agreement": ("efficientnet_lite0", "mobilenet_v2"),
     "footprint": ("efficientnet_lite0", "mobilenet_v2"),
+    "node-cases": (),
+    "size": (),
 }
+_WITHOUT_NETWORK = ("lowering", "node-cases", "size")
 _PACKAGES = ("edgeopt", "onnxruntime", "ai-edge-litert", "torch", "numpy")
 _COUNTS = (
     ("--samples", 100, "held-out samples"),
@@ -43,23 +50,31 @@ sections:
   calibration   min/max beside ONNX Runtime's calibrator and plain inference, paired
   lowering      a QDQ file to a .tflite file: time and memory; chains of 100 to 10,000 nodes
   parity        the arm64 against the x86 bundle in their runtimes, value by value
-  latency       int8 against float on one thread, paired; integer kernels; the peer
+  latency       int8 against float on one thread, paired; integer kernels; the peers
   agreement     each bundle against the float network: class and noise
   footprint     sizes of files, multiplications on integers
+  node-cases    ONNX's own cases of single operators, through ours and through onnx2tf (which takes an hour)
+  size          lines of the lowering
   all           every one of them
 
 examples:
   scripts/bench all --json bench.json
   scripts/bench parity agreement --samples 300
   scripts/bench latency --network mobilenet_v2 --rounds 100
+  scripts/bench node-cases --work build/bench --peer-python /path/to/peer/bin/python
   scripts/bench footprint --network my.toml --work build/bench
-  scripts/bench latency --peer-python /path/to/peer/bin/python
+  scripts/bench latency --peer-python /path/to/peer/bin/python --peer-python /path/to/another/bin/python
+  scripts/bench latency --network scripts/bench_recipes/resnet18.toml --peer-python /path/to/peer/bin/python
 
-The peer is litert-torch with ai-edge-quantizer, in an environment of its own (Python 3.11; tried with litert-torch
-0.10.0, ai-edge-quantizer 0.10.0, torch 2.13.0). Install torch first, in a build for CPUs if you have no GPU:
-  python3 -m venv /path/to/peer
-  /path/to/peer/bin/pip install torch==2.13.0
-  /path/to/peer/bin/pip install litert-torch ai-edge-quantizer
+Peers are other converters, each in an environment of its own (Python 3.11):
+  litert-torch with ai-edge-quantizer (tried: both 0.10.0, torch 2.13.0; torch first, for CPUs if you have no GPU)
+    python3 -m venv /path/to/peer
+    /path/to/peer/bin/pip install torch==2.13.0
+    /path/to/peer/bin/pip install litert-torch ai-edge-quantizer
+  onnx2tf 1, which goes through TensorFlow's converter (tried: 1.29.24, TensorFlow 2.19.0)
+    /path/to/peer/bin/pip install onnx2tf==1.29.24
+  onnx2tf 2, which writes its files itself (tried: 2.6.9; it asks for Python 3.12, and runs on 3.11)
+    /path/to/peer/bin/pip install --ignore-requires-python onnx2tf==2.6.9
 
 Times depend on what else the machine does: the table shows its load. Ratios come from runs in turns and suffer less.
 """
@@ -67,7 +82,12 @@ Times depend on what else the machine does: the table shows its load. Ratios com
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, and return 1 if ``--check`` was given and a goal was not shown to be met."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.peers = find_peers(options.peer_python)
+    except NotMeasured as reason:
+        parser.error(str(reason))
     goals = read_goals()
     with tempfile.TemporaryDirectory(prefix="edgeopt-bench-") as scratch:
         figures = list(_measured(options, options.work or Path(scratch)))
@@ -83,12 +103,13 @@ def _measured(options: argparse.Namespace, work: Path) -> Iterator[Figure]:
     networks: dict[str, Network] = {}
     sections = list(_NETWORKS) if "all" in options.sections else list(dict.fromkeys(options.sections))
     for section in sections:
-        for reference in options.network or _NETWORKS[section]:
+        for reference in _NETWORKS[section] and (options.network or _NETWORKS[section]):
             network = networks.setdefault(reference, Network(reference, work))
             sys.stderr.write(f"{section} {network.name} ({load()}) ...\n")
             yield from _shown(_section(section, network, options), section, network.name)
-        if section == "lowering":
-            yield from _shown(chain_figures(), section, "chain")
+        if section in _WITHOUT_NETWORK:
+            sys.stderr.write(f"{section} ({load()}) ...\n")
+            yield from _shown(_without_network(section, options, work), section, "-")
 
 
 def _shown(figures: Iterator[Figure], section: str, network: str) -> Iterator[Figure]:
@@ -111,10 +132,18 @@ def _section(section: str, network: Network, options: argparse.Namespace) -> Ite
     if section == "parity":
         return parity_figures(network, options.samples)
     if section == "latency":
-        return latency_figures(network, options.samples, options.rounds, options.peer_python)
+        return latency_figures(network, options.samples, options.rounds, options.peers)
     if section == "agreement":
         return agreement_figures(network, options.samples)
     return footprint_figures(network)
+
+
+def _without_network(section: str, options: argparse.Namespace, work: Path) -> Iterator[Figure]:
+    if section == "lowering":
+        return chain_figures()
+    if section == "node-cases":
+        return node_case_figures(options.peers, work)
+    return size_figures()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep what is built there and use it again")
     for name, default, text in _COUNTS:
         parser.add_argument(name, type=_positive, default=default, metavar="N", help=f"{text} [{default}]")
-    parser.add_argument("--peer-python", type=Path, metavar="PATH", help="a Python with litert-torch, see below")
+    parser.add_argument(
+        "--peer-python", action="append", type=Path, default=[], metavar="PATH", help="a Python with a peer, repeatable"
+    )
     return parser
 
 

@@ -1,9 +1,8 @@
-"""One inference on one thread: int8 against float in each runtime, and against another tool's file."""
+"""One inference on one thread: int8 against float in each runtime, and against other tools' files."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import onnx_ir as ir
 import onnxruntime
 from ai_edge_litert.interpreter import Interpreter
 from bench_figures import Figure
-from bench_network import Network, NotMeasured, as_taken, last_line
+from bench_network import Network, NotMeasured, as_taken
 from bench_parity import agreement
-from bench_timing import Timings, interleaved, load, ratio, run_watched, spread
+from bench_peers import Peer
+from bench_timing import Timings, interleaved, load, ratio, spread
 
 from edgeopt.samples import Sample
 from edgeopt.target import find_target, load_backend
@@ -22,20 +22,19 @@ from edgeopt.tflite.inspect import inspect_tflite
 from edgeopt.tflite.lower import lower
 
 _REPEATS = 10  # a block of inferences: the first ones of a block find cold caches, its median does not
-_PEER_SCRIPT = Path(__file__).with_name("bench_peer_litert_torch.py")
 
 
-def latency_figures(network: Network, count: int, rounds: int, peer_python: Path | None) -> Iterator[Figure]:
-    """Time both runtimes on one held-out sample, count kernels, and compare with the peer's file if there is one."""
+def latency_figures(network: Network, count: int, rounds: int, peers: Sequence[Peer]) -> Iterator[Figure]:
+    """Time both runtimes on one held-out sample, count kernels, and compare with the peers' files."""
     (sample,) = network.samples("held_out", 1)
     yield _paired(network, "x86", _onnx_pair(network, sample), rounds, "ONNX Runtime")
     yield _convolutions(network)
     yield _paired(network, "arm64", _litert_pair(network, sample), rounds, "LiteRT on this machine, not on a board")
-    if peer_python is None:
+    for name in sorted({"litert-torch", "onnx2tf 1"} - {peer.name for peer in peers}):
         reason = "no environment given with --peer-python"
-        yield Figure("latency", network.name, "arm64: edgeopt / litert-torch", None, "x", reason)
-        return
-    yield from _beside_peer(network, sample, count, rounds, peer_python)
+        yield Figure("latency", network.name, f"arm64: edgeopt / {name}", None, "x", reason)
+    if peers:
+        yield from _beside_peers(network, sample, count, rounds, peers)
 
 
 def _paired(network: Network, target: str, pair: Mapping[str, Callable[[], object]], rounds: int, where: str) -> Figure:
@@ -77,55 +76,43 @@ def _convolutions(network: Network) -> Figure:
     return Figure("latency", network.name, "x86: convolutions on integers", share, "%", remark)
 
 
-def _beside_peer(network: Network, sample: Sample, count: int, rounds: int, peer_python: Path) -> Iterator[Figure]:
-    path = network.folder / "peer.tflite"
-    versions = make_peer_file(network, peer_python, path)
-    ours, theirs = _interpreter(network.model("arm64")), _interpreter(path)
-    pair = {"ours": _invoke(ours, network, sample), "theirs": _invoke(theirs, network, sample)}
+def _beside_peers(network: Network, sample: Sample, count: int, rounds: int, peers: Sequence[Peer]) -> Iterator[Figure]:
+    """Time our file and the peers' files in one run, in turns."""
+    files = {"edgeopt": network.model("arm64")}
+    for peer in peers:
+        path = network.folder / f"{peer.name}.tflite"
+        try:
+            peer.convert(network, path)
+            files[peer.name] = path
+        except NotMeasured as reason:
+            yield Figure("latency", network.name, f"arm64: edgeopt / {peer.name}", None, "x", f"{peer.tools}: {reason}")
+    opened = {name: _interpreter(path) for name, path in files.items()}
     busy = load()
-    taken = interleaved(pair, rounds=rounds, repeats=_REPEATS)
-    tools = ", ".join(f"{name} {version}" for name, version in versions.items())
-    remark = f"{_both(taken['ours'], taken['theirs'])}; {spread(taken['ours'], taken['theirs'])}; {tools}; {busy}"
-    name = "arm64: edgeopt / litert-torch"
-    yield Figure("latency", network.name, name, ratio(taken["ours"], taken["theirs"]), "x", remark)
-    for label, file in (("edgeopt", network.model("arm64")), ("litert-torch", path)):
-        facts = inspect_tflite(file)
-        remark = f"{facts.integer_operators} on integers, {facts.size_bytes:,} bytes"
-        yield Figure("latency", network.name, f"{label}: operators", facts.num_operators, "operators", remark)
+    actions = {name: _invoke(interpreter, network, sample) for name, interpreter in opened.items()}
+    taken = interleaved(actions, rounds=rounds, repeats=_REPEATS)
+    for peer in (peer for peer in peers if peer.name in files):
+        ours, theirs = taken["edgeopt"], taken[peer.name]
+        remark = f"{_both(ours, theirs)}; {spread(ours, theirs)}; {peer.tools}; {busy}"
+        yield Figure("latency", network.name, f"arm64: edgeopt / {peer.name}", ratio(ours, theirs), "x", remark)
+    yield from _operators(network, files)
     samples = network.samples("held_out", count)
     reference = network.float_answers(samples)
     (output,) = reference[0]
-    for label, interpreter in (("edgeopt", ours), ("litert-torch", theirs)):
+    for name, interpreter in opened.items():
         answers = [{output: _answer(interpreter, network, each)} for each in samples]
-        yield from agreement(network.name, label, samples, reference, answers)
+        yield from agreement(network.name, name, samples, reference, answers)
 
 
-def make_peer_file(network: Network, peer_python: Path, path: Path) -> dict[str, str]:
-    """Let the peer convert the same network with the same calibration samples; return its versions.
-
-    Raises:
-        NotMeasured: if it cannot.
-    """
-    import torch
-
-    from edgeopt.artifacts import TorchModel
-    from edgeopt.compress.rebuild import rebuild
-    from edgeopt.source import example_inputs
-
-    recipe = network.loaded.recipe
-    if recipe.train is not None or recipe.prune is not None or recipe.model.path is not None:
-        raise NotMeasured("the peer is given networks with published weights only")
-    module = rebuild(recipe.model, network.loaded.folder, TorchModel())
-    program, stored = network.folder / "peer.pt2", network.folder / "peer.npy"
-    torch.export.save(torch.export.export(module, example_inputs(recipe.model)), program)
-    samples = network.samples("calibration", recipe.calibration.num_samples)
-    (name,) = recipe.model.inputs
-    np.save(stored, np.stack([sample.inputs[name] for sample in samples]))
-    finished = run_watched([str(peer_python), str(_PEER_SCRIPT), str(program), str(stored), str(path)])
-    if finished.exit_code != 0:
-        raise NotMeasured(f"litert-torch: {last_line(finished.errors)}")
-    versions: dict[str, str] = json.loads(last_line(finished.output))
-    return versions
+def _operators(network: Network, files: Mapping[str, Path]) -> Iterator[Figure]:
+    """Count the operators of each file, and how many more ours has than the shortest of the others."""
+    facts = {name: inspect_tflite(path) for name, path in files.items()}
+    for name, found in facts.items():
+        remark = f"{found.integer_operators} on integers, {found.size_bytes:,} bytes"
+        yield Figure("latency", network.name, f"{name}: operators", found.num_operators, "operators", remark)
+    others = [found.num_operators for name, found in facts.items() if name != "edgeopt"]
+    if others:
+        more = facts["edgeopt"].num_operators - min(others)
+        yield Figure("latency", network.name, "more operators than the fewest of a peer", more, "operators")
 
 
 def _onnx_action(path: Path, inputs: dict[str, Any]) -> Callable[[], object]:

@@ -70,6 +70,25 @@ class Network:
         (path,) = self._cached("quantize-asymmetric")
         return path
 
+    def exported_program(self) -> Path:
+        """Return the network that was exported to ONNX as a program that torch.export saved."""
+        import torch
+
+        from edgeopt.artifacts import TorchModel
+        from edgeopt.compress.rebuild import rebuild
+        from edgeopt.source import example_inputs
+
+        assert self.bundles
+        recipe, cache, path = self.loaded.recipe, self.folder / ".cache", self.folder / "network.pt2"
+        if recipe.model.path is not None:
+            raise NotMeasured("a network that comes as a file has no PyTorch module to convert")
+        pruning = next(cache.glob("prune-*/pruning.json"), None)
+        last = ("distill", "prune", "train")
+        weights = [found for stage in last for found in cache.glob(f"{stage}-*/weights.safetensors")]
+        module = rebuild(recipe.model, self.loaded.folder, TorchModel(pruning, weights[0] if weights else None))
+        torch.export.save(torch.export.export(module, example_inputs(recipe.model)), path)
+        return path
+
     def model(self, target: str) -> Path:
         """Return the model file of a bundle."""
         return self.bundles[target] / str(self.manifests[target]["model"]["file"])

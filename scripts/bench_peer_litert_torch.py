@@ -7,21 +7,17 @@ activations). Its ranges are moving averages over the samples, so outputs beyond
     python bench_peer_litert_torch.py network.pt2 samples.npy peer.tflite
 
 ``network.pt2`` is a program that torch.export saved, with one image input; ``samples.npy`` is ``(N, 1, C, H, W)``
-float32. Versions are printed as JSON.
+float32.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-_PACKAGES = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 
 
 def convert(network: Path, samples: Any, path: Path) -> None:
@@ -62,7 +58,6 @@ def main(arguments: list[str]) -> None:
         float_file = Path(folder, "float.tflite")
         convert(network, samples, float_file)
         quantize(float_file, samples, path)
-    print(json.dumps({name: importlib.metadata.version(name) for name in _PACKAGES}))
 
 
 if __name__ == "__main__":

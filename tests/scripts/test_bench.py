@@ -5,10 +5,12 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 from tiny_project import ROOT, environment
 
 SCRIPTS = ROOT / "scripts"
@@ -20,7 +22,11 @@ from bench_cli import main  # noqa: E402
 from bench_figures import Figure, Goal, as_json, parse_goal, read_goals, table, verdict  # noqa: E402
 from bench_lowering import chain  # noqa: E402
 from bench_network import NotMeasured, as_taken  # noqa: E402
+from bench_node_cases import write_case  # noqa: E402
 from bench_parity import agreement, steps_apart  # noqa: E402
+from bench_peer_cases import answers_match, judge_apart  # noqa: E402
+from bench_peers import find_peers  # noqa: E402
+from bench_size import lines_of  # noqa: E402
 from bench_timing import interleaved, ratio, run_watched  # noqa: E402
 
 from edgeopt.samples import Sample  # noqa: E402
@@ -160,6 +166,52 @@ def test_lowering_is_timed_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert len(taken["seconds"]) == len(taken["cpu_seconds"]) == 2
     assert taken["bytes"] == (tmp_path / "chain.tflite").stat().st_size
     assert taken["peak_bytes"] is None or taken["peak_bytes"] > taken["imported_bytes"] > 10_000_000
+
+
+def test_find_peers_refuses_when_an_environment_has_none() -> None:
+    with pytest.raises(NotMeasured, match="neither litert-torch nor onnx2tf"):
+        find_peers([Path(sys.executable)])
+
+
+@pytest.mark.parametrize(
+    ("actual", "matches"),
+    [
+        (np.arange(6).reshape(1, 2, 3), True),
+        (np.arange(6, dtype=np.float32).reshape(2, 3), True),
+        (np.arange(6).reshape(1, 2, 3).transpose(0, 2, 1), True),
+        (np.arange(6).reshape(1, 3, 2), False),
+        (np.arange(1, 7).reshape(1, 2, 3), False),
+    ],
+)
+def test_peer_is_forgiven_layout_and_width_but_not_numbers(actual: np.ndarray, matches: bool) -> None:
+    assert answers_match(np.arange(6).reshape(1, 2, 3), actual, {"rtol": 1e-3, "atol": 1e-7}) is matches
+
+
+def test_peer_is_given_a_case_in_the_oldest_opset_that_means_the_same(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "w"], ["s"]), helper.make_node("Reshape", ["s", "shape"], ["y"])]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [6])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [given], [result]), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    arrays = [np.ones((2, 3), np.float32)], [np.ones(6, np.float32)]
+    write_case(tmp_path / "case", model, {"x": arrays[0][0]}, SimpleNamespace(data_sets=[arrays], rtol=0.5, atol=0.25))
+    assert [opset.version for opset in onnx.load(tmp_path / "case/model.onnx").opset_import] == [19]  # Reshape's
+    with np.load(tmp_path / "case/case.npz") as stored:
+        assert {name: stored[name].shape for name in stored.files} == {
+            "input/x": (2, 3), "output/y": (6,), "rtol": (), "atol": ()
+        }  # fmt: skip
+
+
+def test_peer_that_ends_its_process_is_told_from_one_that_answers(tmp_path: Path) -> None:
+    assert judge_apart(tmp_path / "absent", 30.0) == {"verdict": "not converted", "reason": "the process ended"}
+
+
+def test_lines_are_counted_file_by_file(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/one.py").write_text('"""One."""\n\nX = 1\n')
+    (tmp_path / "two.txt").write_text("no code\n")
+    assert lines_of(tmp_path) == {"below/one.py": 3}
 
 
 def test_bench_explains_how_to_make_the_peer(capsys: pytest.CaptureFixture[str]) -> None:
