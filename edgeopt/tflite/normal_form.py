@@ -23,8 +23,8 @@ Functions of ONNX that have no lowering of their own are replaced by the bodies 
 
 Conv, the pools and Resize keep their ONNX names until the layout pass turns them into the channels-last operators of
 this domain. Attributes of Conv and the pools are completed here, so that ``auto_pad`` is explicit pads from now on.
-:mod:`edgeopt.tflite.meaning` turns each of these operators back into plain ONNX, so that every pass can be proven by
-execution.
+The tests turn each of these operators back into plain ONNX (``tests/tflite/tflite_meanings.py``), so that every pass is
+proven by execution.
 """
 
 from __future__ import annotations

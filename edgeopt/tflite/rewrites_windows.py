@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,10 +22,18 @@ _PLAIN = {"ceil_mode": 0, "count_include_pad": 0, "storage_order": 0, "group": 1
 
 
 def window(node: ir.Node) -> None:
-    """Conv and the pools with every attribute written out; those of one spatial axis get a second one of size 1."""
+    """Conv and the pools with every attribute written out; those of one spatial axis get a second one of size 1.
+
+    Pools that no kernel computes are put together axis by axis.
+    """
     complete_window(node)
     source, pads = node.inputs[0], ints_of(node, "pads")
-    if source is None or len(shape_of(source)) != 3 or not pads:
+    if source is None or not pads:
+        return
+    if node.op_type == "LpPool" or (node.op_type != "Conv" and _needs_taps(node)):
+        _pool_by_axis(node)
+        return
+    if len(shape_of(source)) != 3:
         return
     write = Rewriting(node)
     inputs = [write.reshape(source, (*shape_of(source)[:2], 1, shape_of(source)[2]))]
@@ -37,6 +47,12 @@ def window(node: ir.Node) -> None:
     n, channels, length = shape_of(node.outputs[0])
     wide = write.add(node.op_type, *inputs, shape=(n, channels, 1, length), **attributes, **flags)
     write.finish(write.reshape(wide, (n, channels, length)))
+
+
+def _needs_taps(node: ir.Node) -> bool:
+    """Whether TFLite has no pooling kernel for a window."""
+    is_float = node.outputs[0].dtype == ir.DataType.FLOAT
+    return is_float and (max(ints_of(node, "dilations")) > 1 or len(shape_of(node.inputs[0])) > 4)
 
 
 def _wide(write: Rewriting, value: ir.Value | None) -> ir.Value:
@@ -191,29 +207,92 @@ def _resize_matrix(node: ir.Node, axis: int, old: int, new: int, rank: int) -> n
     return matrix
 
 
-def sum_of_powers(node: ir.Node) -> None:
-    """LpPool, as an average pool over absolute values or squares times the number of elements."""
-    complete_window(node)
-    power, source = node.attributes.get_int("p", 2), node.inputs[0]
-    if power not in (1, 2) or source is None or len(shape_of(source)) not in (3, 4):
-        raise RefusedError(f"p={power} over {len(shape_of(source))} axes, expected p of 1 or 2 and pictures")
-    write = Rewriting(node)
-    each = write.add("Abs", source) if power == 1 else write.add("Mul", source, source)
-    attributes: dict[str, Any] = {name: ints_of(node, name) for name in (*_WINDOW, "pads")}
-    flags: dict[str, Any] = {"ceil_mode": node.attributes.get_int("ceil_mode", 0), "count_include_pad": 1}
-    mean = write.add("AveragePool", each, shape=shape_of(node.outputs[0]), **attributes, **flags)
-    pool = mean.producer()
-    total = write.add("Mul", mean, write.number(float(np.prod(attributes["kernel_shape"])), mean))
-    write.finish(total if power == 1 else write.add("Sqrt", total))
-    assert pool is not None
-    window(pool)
+class _Taps(NamedTuple):
+    """A window along one axis."""
+
+    taps: int
+    stride: int
+    dilation: int
+    windows: int
+    before: int
+
+    def folded(self, write: Rewriting, value: ir.Value, axis: int, fill: float, op_type: str) -> ir.Value:
+        """Return what ``op_type`` makes of the elements under each window: a strided slice for each tap."""
+        span = (self.windows - 1) * self.stride + self.dilation * (self.taps - 1) + 1
+        after = max(span - shape_of(value)[axis] - self.before, 0)
+        padded = write.pad(value, axis, self.before, after, fill)
+        starts = [tap * self.dilation for tap in range(self.taps)]
+        parts = [write.part(padded, axis, start, self.windows, self.stride) for start in starts]
+        return reduce(lambda left, right: write.add(op_type, left, right), parts)
+
+    def num_inside(self, low: int, high: int) -> np.ndarray:
+        """Return how many taps of each window lie in ``[low, high)``."""
+        first = np.arange(self.windows)[:, None] * self.stride - self.before
+        places = first + np.arange(self.taps) * self.dilation
+        return np.asarray(((places >= low) & (places < high)).sum(axis=1))
+
+
+def _taps_of(node: ir.Node) -> list[_Taps]:
+    settings = [ints_of(node, name) for name in ("kernel_shape", "strides", "dilations")]
+    counts, pads = shape_of(node.outputs[0])[2:], ints_of(node, "pads")
+    if not all(is_known(size) for size in (*counts, *shape_of(node.inputs[0])[2:])):
+        raise RefusedError("dilated pooling, or pooling over three axes, of a dynamic shape")
+    taps = [_Taps(*numbers) for numbers in zip(*settings, counts, pads, strict=False)]
+    if any(not along.num_inside(0, size).all() for along, size in zip(taps, shape_of(node.inputs[0])[2:], strict=True)):
+        raise RefusedError("a window that lies outside")
+    return taps
+
+
+def _pool_by_axis(node: ir.Node) -> None:
+    """Pool along one axis after the other, which is the same for a maximum and for a sum."""
+    write, source, taps = Rewriting(node), node.inputs[0], _taps_of(node)
+    assert source is not None
+    is_max, power = node.op_type == "MaxPool", node.attributes.get_int("p", 2)
+    value = source
+    if node.op_type == "LpPool":
+        value = write.add("Pow", write.add("Abs", source), write.number(power, source))
+    for axis, along in enumerate(taps, start=2):
+        fill, op_type = (-math.inf, "Max") if is_max else (0.0, "Add")
+        value = along.folded(write, value, axis, fill, op_type)
+    if node.op_type == "LpPool":
+        value = write.add("Pow", value, write.number(1 / power, source))
+    if node.op_type == "AveragePool":
+        value = write.add("Div", value, write.constant(_num_counted(node, taps)))
+    write.finish(value)
+
+
+def _num_counted(node: ir.Node, taps: list[_Taps]) -> np.ndarray:
+    """Return by what an AveragePool divides, window by window."""
+    pads, rank = ints_of(node, "pads"), len(taps)
+    counts = [
+        along.num_inside(-pads[i], size + pads[i + rank])
+        if node.attributes.get_int("count_include_pad", 0)
+        else along.num_inside(0, size)
+        for i, (along, size) in enumerate(zip(taps, shape_of(node.inputs[0])[2:], strict=True))
+    ]
+    return reduce(np.multiply.outer, counts).astype(np.float32)[None, None]
+
+
+def _local_response(node: ir.Node) -> None:
+    """LRN: divide by a power of the mean square of the neighbouring channels."""
+    write, source, attributes = Rewriting(node), node.inputs[0], node.attributes
+    assert source is not None
+    size, channels = attributes.get_int("size"), shape_of(source)[1]
+    neighbours = _Taps(size, 1, 1, channels, (size - 1) // 2)
+    total = neighbours.folded(write, write.add("Mul", source, source), 1, 0.0, "Add")
+    factor, bias = attributes.get_float("alpha", 1e-4) / size, attributes.get_float("bias", 1.0)
+    base = write.add("Add", write.add("Mul", total, write.number(factor, source)), write.number(bias, source))
+    write.finish(
+        write.add("Div", source, write.add("Pow", base, write.number(attributes.get_float("beta", 0.75), source)))
+    )
 
 
 WINDOWS: Mapping[str, Callable[[ir.Node], None]] = {
     "AveragePool": window,
     "Conv": window,
     "ConvTranspose": transposed_window,
-    "LpPool": sum_of_powers,
+    "LRN": _local_response,
+    "LpPool": window,
     "MaxPool": window,
     "Resize": resize,
 }

@@ -92,15 +92,25 @@ class Rewriting:
         shape = sizes[:axis] + places.shape + sizes[axis + 1 :]
         return self.add("Take", value, shape=shape, domain=DOMAIN, **take_attributes(places, sizes[axis], axis))
 
-    def part(self, value: ir.Value, axis: int, begin: int, size: int) -> ir.Value:
-        """Return ``size`` slices of ``value`` from ``begin`` on."""
+    def part(self, value: ir.Value, axis: int, begin: int, size: int, step: int = 1) -> ir.Value:
+        """Return ``size`` slices of ``value`` from ``begin`` on, every one or each ``step``-th."""
         sizes = shape_of(value)
         if (begin, size) == (0, sizes[axis]):
             return value
-        starts, ends, shape = [0] * len(sizes), [max(known, 0) for known in sizes], list(sizes)
-        starts[axis], ends[axis], shape[axis] = begin, begin + size, size
-        bounds: dict[str, Any] = {"starts": starts, "ends": ends, "steps": [1] * len(sizes)}
-        return self.add("Slice", value, shape=tuple(shape), domain=DOMAIN, **bounds)
+        starts, ends, steps = [0] * len(sizes), [max(known, 0) for known in sizes], [1] * len(sizes)
+        starts[axis], ends[axis], steps[axis] = begin, begin + (size - 1) * step + 1, step
+        bounds: dict[str, Any] = {"starts": starts, "ends": ends, "steps": steps}
+        shape = (*sizes[:axis], size, *sizes[axis + 1 :])
+        return self.add("Slice", value, shape=shape, domain=DOMAIN, **bounds)
+
+    def pad(self, value: ir.Value, axis: int, before: int, after: int, fill: float) -> ir.Value:
+        """Return ``value`` with ``fill`` around it along one axis."""
+        sizes, pads = shape_of(value), [0] * (2 * len(shape_of(value)))
+        if before == after == 0:
+            return value
+        pads[axis], pads[axis + len(sizes)] = before, after
+        shape = (*sizes[:axis], sizes[axis] + before + after, *sizes[axis + 1 :])
+        return self.add("Pad", value, shape=shape, domain=DOMAIN, pads=pads, value=fill)
 
     def constant(self, array: Any) -> ir.Value:
         """Return a new constant."""

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from tflite_graphs import GraphWriter, quantized_convolution, small_residual_net
+from tflite_meanings import MEANINGS, as_plain_onnx
 from tflite_runtimes import file_of, lowered, random_feeds, run_onnx, run_tflite, steps_apart
 
 from edgeopt.errors import LoweringError
 from edgeopt.tflite.layout import CHANNELS_LAST, to_channels_last
-from edgeopt.tflite.meaning import MEANINGS, as_plain_onnx
 from edgeopt.tflite.normal_form import DOMAIN, to_normal_form
 from edgeopt.tflite.operators import OPERATORS
 from edgeopt.tflite.reshaping import permutation_after_reshape

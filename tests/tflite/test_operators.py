@@ -371,6 +371,7 @@ FLOAT_CASES: dict[str, tuple[Build, list[tuple[int, ...]]]] = {
     **{name: (build, shapes) for name, (build, shapes, _, _) in INTEGER_CASES.items()},
     "Add": (op("Add"), [(1, 4, 5, 5), (4, 1, 1)]),
     "Div": (op("Div"), [(1, 4, 5, 5), (4, 1, 1)]),
+    "Reciprocal": (op("Reciprocal"), [(1, 4, 5, 5)]),
     "Softmax over channels": (op("Softmax", axis=1), [(1, 4, 5, 5)]),
     "HardSwish": (op("HardSwish"), [(1, 50)]),
     "Clip to any bounds": (op("Clip", np.float32(-0.3), np.float32(1.7)), [(1, 50)]),
@@ -396,6 +397,15 @@ FLOAT_CASES: dict[str, tuple[Build, list[tuple[int, ...]]]] = {
         op("AveragePool", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
         [(1, 4, 8, 8)],
     ),
+    "MaxPool, dilated": (
+        op("MaxPool", kernel_shape=[3, 3], dilations=[2, 2], pads=[1] * 4, ceil_mode=1, strides=[2, 1]),
+        [(1, 4, 8, 9)],
+    ),
+    "AveragePool over three axes": (
+        op("AveragePool", kernel_shape=[3, 2, 2], pads=[1, 0, 1, 0, 1, 0], strides=[2, 1, 2], ceil_mode=1),
+        [(2, 3, 6, 5, 7)],
+    ),
+    "LRN": (op("LRN", size=5, alpha=0.5, bias=2.0), [(1, 6, 3, 3)]),
     "ConvTranspose": (
         op("ConvTranspose", np.linspace(-1, 1, 108, dtype=np.float32).reshape(4, 3, 3, 3), np.ones(6, np.float32),
            strides=[2, 2], pads=[1, 0, 1, 2], output_padding=[1, 0], dilations=[1, 2], group=2),
@@ -460,7 +470,7 @@ NODE_CASES_ALONE = """
     Abs Acos And ArgMax ArgMin Asin Atan Cast Ceil Celu Cos Cosh CumSum Einsum Equal Exp Expand Floor Gather
     GRU GatherElements GatherND Gelu Greater GreaterOrEqual GroupNormalization HardSigmoid Hardmax InstanceNormalization
     IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool
-    MeanVarianceNormalization Mish Mod Neg Not OneHot Or PRelu Pow RMSNormalization RNN Reciprocal ReduceL1 ReduceL2
+    MeanVarianceNormalization Mish Mod Neg Not OneHot Or PRelu Pow RMSNormalization RNN ReduceL1 ReduceL2
     ReduceLogSum ReduceLogSumExp ReduceProd ReduceSumSquare Round ScatterElements ScatterND Selu Sign Sin
     Softplus Softsign Sqrt Sum Swish Tan ThresholdedRelu TopK Trilu Where Xor
 """
@@ -472,7 +482,6 @@ NODE_CASES_ALONE = """
 @pytest.mark.parametrize(
     ("build", "shape", "reason"),
     [
-        (op("MaxPool", kernel_shape=[3, 3], dilations=[2, 2]), (1, 4, 8, 8), "dilated pooling"),
         (op("Conv", np.ones((4, 3, 3, 3, 3), np.float32)), (1, 3, 8, 8, 8), "no lowering"),
         (
             op(

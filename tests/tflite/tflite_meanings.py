@@ -1,8 +1,7 @@
 """What each operator of the normal form means, in plain ONNX: the other direction of normal form and layout.
 
-The lowering does not need it; its tests do. A graph at any point between the passes, put through
-:func:`as_plain_onnx`, can be run by ONNX Runtime and has to answer like the graph that came in. That is how the passes
-are proven.
+A graph at any point between the passes, put through :func:`as_plain_onnx`, can be run by ONNX Runtime and has to answer
+like the graph that came in. That is how the passes are proven.
 """
 
 from __future__ import annotations
