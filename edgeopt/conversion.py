@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgeopt.atomic import write_bytes
 from edgeopt.errors import LoweringError, ModelError
 from edgeopt.inspection import Inspection
-from edgeopt.onnx_file import read_onnx
+from edgeopt.onnx_file import fix_input_shapes, read_onnx
 from edgeopt.tflite.inspect import inspect_tflite
 from edgeopt.tflite.lower import lower
 
@@ -23,6 +23,7 @@ def convert(
     source: str | Path,
     destination: str | Path,
     *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     input_layouts: Mapping[str, Literal["NCHW", "NHWC"]] | None = None,
     integer_io: bool = True,
 ) -> Inspection:
@@ -34,17 +35,22 @@ def convert(
     Args:
         source: an ONNX file, of opset 13 or later (older ones are converted first), with its external data beside it.
         destination: the .tflite file; an old one is replaced.
+        input_shapes: fixed shapes, in the file's own order, for inputs with dynamic axes, by name. Dynamic ones stay
+            so; a window that slides over a dynamic height, for one, cannot be padded in TFLite.
         input_layouts: how the application hands over inputs with four axes, by name; left out, as in the ONNX file.
         integer_io: whether quantized inputs and outputs are int8 tensors, or float ones.
 
     Raises:
+        UsageError: if there is no input of that name, or it does not take that shape.
         ModelError: if the file is damaged.
         LoweringError: naming every node that TFLite cannot express exactly.
         StorageError: if the destination cannot be written.
     """
     path = Path(source)
     _check_size(path)
-    write_bytes(Path(destination), lower(_read(path), input_layouts=input_layouts, integer_io=integer_io))
+    graph = _read(path)
+    fix_input_shapes(graph, input_shapes or {})
+    write_bytes(Path(destination), lower(graph, input_layouts=input_layouts, integer_io=integer_io))
     return inspect_tflite(Path(destination))
 
 

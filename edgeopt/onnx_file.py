@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript import version_converter
 
-from edgeopt.errors import ModelError
+from edgeopt.errors import ModelError, UsageError, did_you_mean
 from edgeopt.session import OnnxSession
 from edgeopt.settings import ModelSettings
 
@@ -40,6 +41,34 @@ def read_onnx(path: Path) -> ir.Model:
     if opset < _OLDEST_OPSET:
         version_converter.convert_version(graph, _OLDEST_OPSET, fallback=True)
     return graph
+
+
+def fix_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give inputs with dynamic axes fixed shapes, in place, and infer anew what was dynamic behind them.
+
+    Raises:
+        UsageError: if there is no such input, or a size is not positive or not that of the graph.
+    """
+    values = {str(value.name): value for value in graph.graph.inputs}
+    for name, shape in shapes.items():
+        if name not in values:
+            raise UsageError(f"the model has no input {name!r}", hint=did_you_mean(name, list(values)))
+        given = list(shape) if values[name].shape is None else list(values[name].shape or ())
+        fits = len(given) == len(shape) and all(
+            wanted > 0 and (size == wanted or not isinstance(size, int))
+            for size, wanted in zip(given, shape, strict=True)
+        )
+        if not fits:
+            described = [size if isinstance(size, int) else "any" for size in given]
+            raise UsageError(f"input {name!r}: got the shape {list(shape)}, the model takes {described}")
+        values[name].shape = ir.Shape(shape)
+    if not shapes:
+        return
+    for node in graph.graph:
+        for output in node.outputs:
+            if output.shape is not None and not output.shape.is_static():
+                output.shape = None
+    ShapeInferencePass()(graph)
 
 
 def open_onnx(path: Path) -> OnnxSession:

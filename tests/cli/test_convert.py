@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,12 +28,12 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def write_model(path: Path, *op_types: str, opset: int = 18) -> Path:
+def write_model(path: Path, *op_types: str, opset: int = 18, shape: tuple[int | str, ...] = (1, 3, 4, 4)) -> Path:
     names = ["image", *(f"value_{index}" for index in range(len(op_types)))]
     nodes = [
         helper.make_node(op_type, [names[i]], [names[i + 1]], name=f"node_{i}") for i, op_type in enumerate(op_types)
     ]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 4, 4)) for name in (names[0], names[-1])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (names[0], names[-1])]
     graph = helper.make_graph(nodes, "graph", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     onnx.save(model, path)
@@ -55,6 +56,32 @@ def test_convert_takes_the_layout_when_given(tmp_path):
     write_model(tmp_path / "model.onnx", "Relu")
     done = run("model.onnx", "model.tflite", "--layout", "image=NHWC", "--json", "-", folder=tmp_path)
     assert json.loads(done.stdout)["border"]["inputs"][0]["shape"] == [1, 4, 4, 3]
+
+
+def test_convert_fixes_dynamic_axes_when_sizes_are_given(tmp_path):
+    write_model(tmp_path / "model.onnx", "Relu", "Sqrt", shape=("n", 3, "height", "width"))
+    done = run("model.onnx", "model.tflite", "--input-shape", "image=1,3,4,6", "--json", "-", folder=tmp_path)
+    border = json.loads(done.stdout)["border"]
+    assert [border[side][0]["shape"] for side in ("inputs", "outputs")] == [[1, 3, 4, 6], [1, 3, 4, 6]]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("image=1,4,4,6", r"input 'image': got the shape \[1, 4, 4, 6\], the model takes \['any', 3, 'any', 'any'\]"),
+        ("image=1,3,4", "the model takes"),
+        ("image=1,3,0,4", "the model takes"),
+        ("picture=1,3,4,4", "the model has no input 'picture'"),
+        ("image=1,3,x", "expected NAME=SIZE,SIZE,..."),
+        ("1,3,4,4", "expected NAME=SIZE,SIZE,..."),
+    ],
+)
+def test_convert_says_so_when_sizes_do_not_fit(given, said, tmp_path):
+    write_model(tmp_path / "model.onnx", "Relu", shape=("n", 3, "height", "width"))
+    done = run("model.onnx", "model.tflite", "--input-shape", given, folder=tmp_path)
+    assert done.returncode == 2
+    assert re.search(said, " ".join(done.stderr.split()))
+    assert not (tmp_path / "model.tflite").exists()
 
 
 def test_convert_names_every_node_and_writes_nothing_when_refused(tmp_path):

@@ -23,7 +23,7 @@ from torch import nn
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo
 from edgeopt.calibrate.statistics import calibrate
 from edgeopt.export import Answer, clean, compare, export_torch, float_model, import_onnx, torch_answer
-from edgeopt.onnx_file import read_onnx
+from edgeopt.onnx_file import fix_input_shapes, read_onnx
 from edgeopt.quantize.placement import quantized_tensors
 from edgeopt.quantize.qdq import quantize
 from edgeopt.quantize.scheme import ASYMMETRIC
@@ -134,8 +134,7 @@ def _exported_with_integers(
     answer: Answer
     if isinstance(source, Path):
         graph, session = read_onnx(source), OnnxSession(source)
-        for value in graph.graph.inputs:
-            value.shape = ir.Shape(model.inputs[str(value.name)].shape)
+        fix_input_shapes(graph, {name: given.shape for name, given in model.inputs.items()})
 
         def answer(sample: Sample) -> list[np.ndarray]:
             return list(session.run(sample.inputs).values())

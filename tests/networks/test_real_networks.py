@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from judging import HEADER, Facts, judge
-from real_networks import NETWORKS, basic_pitch
+from real_networks import NETWORKS, basic_pitch, text_direction
+from tflite_runtimes import run_tflite
 
+import edgeopt
+from edgeopt.errors import LoweringError
+from edgeopt.session import OnnxSession
 from edgeopt.tflite.inspect import read_tflite
 
 pytestmark = [
@@ -61,6 +65,29 @@ def test_int8_file_answers_as_onnxruntime_bit_for_bit_when_network_is_trained(na
 def test_files_have_only_the_transposes_of_the_network_when_network_is_trained(name: str, judged: Judged) -> None:
     facts = judged(name)
     assert max(facts.float_transposes, facts.transposes) <= MAX_TRANSPOSES.get(name, 0)
+
+
+@pytest.mark.parametrize("name", ["basic-pitch", "magika"])
+def test_convert_keeps_the_batch_open_when_the_published_file_does(name: str, tmp_path: Path) -> None:
+    network = NETWORKS[name]()
+    assert isinstance(network.source, Path)
+    edgeopt.convert(network.source, tmp_path / "model.tflite")
+    (key,) = network.held_out[0]
+    feeds = {key: np.concatenate([feeds[key] for feeds in network.held_out[:3]])}
+    actual = run_tflite((tmp_path / "model.tflite").read_bytes(), feeds)
+    for output, reference in OnnxSession(network.source).run(feeds).items():
+        assert np.abs(actual[output] - reference).max() < MAX_FLOAT_ERROR * np.ptp(reference)
+
+
+def test_convert_fixes_height_and_width_when_the_published_file_leaves_them_open(tmp_path: Path) -> None:
+    network = text_direction()
+    assert isinstance(network.source, Path)
+    with pytest.raises(LoweringError, match="the shape of its result cannot be inferred"):
+        edgeopt.convert(network.source, tmp_path / "model.tflite")
+    edgeopt.convert(network.source, tmp_path / "model.tflite", input_shapes={"x": (1, 3, 48, 192)})
+    (reference,) = OnnxSession(network.source).run(network.held_out[0]).values()
+    (actual,) = run_tflite((tmp_path / "model.tflite").read_bytes(), network.held_out[0]).values()
+    assert np.abs(actual - reference).max() < MAX_FLOAT_ERROR * np.ptp(reference)
 
 
 def test_basic_pitch_equals_the_tflite_file_of_its_authors_when_sound_is_the_same(judged: Judged) -> None:
