@@ -10,17 +10,22 @@ from tflite_graphs import GraphWriter, channel_scales
 from tflite_runtimes import lowered, random_feeds, run_onnx, run_tflite
 
 OUTPUT_SCALE = 0.11
+FLOAT_SUMS = ("ReduceMean", "ReduceSum", "ConvTranspose")
 
 
 @st.composite
 def quantized_graphs(draw: st.DrawFn) -> onnx.ModelProto:
-    """A convolution of any window, and one to three operators behind it, everything quantized."""
+    """A convolution of any window, either way round, and up to four operators behind it, everything quantized."""
     channels, height, width = draw(st.integers(1, 5)), draw(st.integers(5, 9)), draw(st.integers(5, 9))
     write = GraphWriter(draw(st.integers(0, 99)))
     scale, point = draw(st.sampled_from([0.02, 0.031])), draw(st.integers(-20, 20))
     x = write.quantized(write.input("x", (draw(st.integers(1, 2)), channels, height, width)), scale, point)
-    y = _convolution(draw, write, x, scale, channels)
-    value = write.quantized(y, OUTPUT_SCALE, draw(st.integers(-20, 20)))
+    convolution = draw(st.sampled_from([_convolution, _transposed_convolution]))
+    value = write.quantized(convolution(draw, write, x, scale, channels), OUTPUT_SCALE, draw(st.integers(-20, 20)))
+    if draw(st.booleans()):
+        value = write.quantized(_function(draw, write, value), OUTPUT_SCALE, draw(st.integers(-20, 20)))
+    if draw(st.booleans()):
+        value = _extreme(draw, write, value)
     for _ in range(draw(st.integers(0, 2))):
         value = _moved(draw, write, value)
     write.output(value)
@@ -43,6 +48,47 @@ def _convolution(draw: st.DrawFn, write: GraphWriter, x: str, scale: float, chan
         pads=[draw(st.integers(0, 2)) for _ in range(4)],
         group=channels if depthwise else 1,
     )
+
+
+def _transposed_convolution(draw: st.DrawFn, write: GraphWriter, x: str, scale: float, channels: int) -> str:
+    group = draw(st.sampled_from([1, channels]))
+    scales = channel_scales(draw(st.integers(1, 3)))
+    strides, kernel = ([draw(st.integers(1, 3)) for _ in range(2)] for _ in range(2))
+    return write.node(
+        "ConvTranspose",
+        x,
+        write.weight((channels, len(scales), *kernel), scales, axis=1),
+        write.bias(np.float32(scale) * np.tile(scales, group)),
+        strides=strides,
+        output_padding=[draw(st.integers(0, stride - 1)) for stride in strides],
+        pads=[draw(st.integers(0, 1)) for _ in range(4)],
+        group=group,
+    )
+
+
+def _function(draw: st.DrawFn, write: GraphWriter, value: str) -> str:
+    """A function of one operand, or an average or a sum over some axes.
+
+    No slope gives ties: XNNPACK multiplies by 1 / scale where ONNX Runtime divides by it, which decides about them.
+    """
+    kind = draw(st.sampled_from(["LeakyRelu", "HardSwish", "Elu", "PRelu", "Relu", "Neg", "ReduceMean", "ReduceSum"]))
+    if kind == "PRelu":
+        return write.node(kind, value, write.constant(np.float32(draw(st.sampled_from([-0.3117, 0.2731, 1.7019])))))
+    if kind == "LeakyRelu":
+        return write.node(kind, value, alpha=draw(st.sampled_from([0.0137, 0.1093])))
+    if kind.startswith("Reduce"):
+        axes = draw(st.lists(st.integers(0, 3), min_size=1, max_size=2, unique=True))
+        return write.node(kind, value, write.constant(np.array(axes)), keepdims=1)
+    return write.node(kind, value)
+
+
+def _extreme(draw: st.DrawFn, write: GraphWriter, value: str) -> str:
+    """The larger or smaller of each value and another one of the same scale."""
+    other = write.node("Gather", value, write.constant(np.array([-1])), axis=draw(st.integers(0, 3)))
+    params = write.nodes[-2].input[1:]
+    again = write.node("DequantizeLinear", write.node("QuantizeLinear", other, *params), *params)
+    chosen = write.node(draw(st.sampled_from(["Max", "Min"])), value, again)
+    return write.node("DequantizeLinear", write.node("QuantizeLinear", chosen, *params), *params)
 
 
 def _moved(draw: st.DrawFn, write: GraphWriter, value: str) -> str:
@@ -73,4 +119,6 @@ def test_lower_equals_onnxruntime_when_graphs_are_random(model: onnx.ModelProto)
     feeds = random_feeds(model)
     (reference,), (actual,) = run_onnx(model, feeds).values(), run_tflite(lowered(model), feeds).values()
     assert actual.shape == reference.shape
-    np.testing.assert_array_equal(np.rint((actual - reference) / np.float32(OUTPUT_SCALE)), 0)
+    steps = np.abs(np.rint((actual - reference) / np.float32(OUTPUT_SCALE)))
+    # ONNX Runtime averages and sums up floats, whose last bits decide about ties.
+    assert steps.max() <= any(node.op_type in FLOAT_SUMS for node in model.graph.node)
