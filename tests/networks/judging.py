@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -64,8 +64,8 @@ class Facts:
     integer_share: float
     equal_share: float
     worst_steps: int
-    float_file: bytes
-    int8_file: bytes
+    float_file: bytes = field(repr=False)
+    int8_file: bytes = field(repr=False)
 
     @property
     def row(self) -> str:
