@@ -14,13 +14,14 @@ import onnx_ir as ir
 
 from edgeopt.tflite.constants import Constant, read_array, read_constant, write_constant
 from edgeopt.tflite.program import RefusedError
+from edgeopt.tflite.rewrites_gelu import GELU
 from edgeopt.tflite.rewrites_indexing import INDEXING, pad_by_index
 from edgeopt.tflite.rewrites_matmul import PRODUCTS, batched_matmul, full_gemm
 from edgeopt.tflite.rewrites_normalization import NORMALIZATIONS
 from edgeopt.tflite.rewrites_recurrent import RECURRENT
 from edgeopt.tflite.rewrites_reduction import REDUCTIONS, reduction
 from edgeopt.tflite.rewrites_windows import WINDOWS
-from edgeopt.tflite.rewriting import Rewriting, is_read
+from edgeopt.tflite.rewriting import Rewriting, is_read, only_consumer
 from edgeopt.tflite.shapes import MAX_ELEMENTS, Shape, is_known, shape_of
 
 _DOMAIN = "edgeopt"
@@ -185,7 +186,7 @@ def _matmul(node: ir.Node) -> None:
         batched_matmul(node)
         return
     inputs = [node.inputs[0], write_constant(weight.transposed((1, 0)), f"{node.name}_weight", node)]
-    add = _only_consumer(node.outputs[0], "Add")
+    add = only_consumer(node.outputs[0], "Add")
     bias_value = next((value for value in add.inputs if value is not node.outputs[0]), None) if add else None
     bias = _bias(bias_value, num_outputs=weight.array.shape[1])
     if add is None or bias is None or shape_of(add.outputs[0]) != shape_of(node.outputs[0]):
@@ -206,13 +207,6 @@ def _bias(value: ir.Value | None, num_outputs: int) -> Constant | None:
         return None
     array = np.broadcast_to(bias.array.reshape(-1), (num_outputs,))
     return Constant(array, bias.scales, bias.zero_points)
-
-
-def _only_consumer(value: ir.Value, op_type: str) -> ir.Node | None:
-    consumers = list(value.consumers())
-    if value.is_graph_output() or len(value.uses()) != 1 or consumers[0].op_type != op_type:
-        return None
-    return consumers[0]
 
 
 def _batch_normalization(node: ir.Node) -> None:
@@ -258,6 +252,7 @@ def _fold_into_convolution(node: ir.Node, source: ir.Value, factor: np.ndarray, 
 
 
 REWRITES: Mapping[str, Callable[[ir.Node], None]] = {
+    **GELU,
     **INDEXING,
     **NORMALIZATIONS,
     **PRODUCTS,

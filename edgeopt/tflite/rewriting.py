@@ -152,3 +152,11 @@ def take_attributes(indices: np.ndarray, size: int, axis: int) -> dict[str, Any]
 def is_read(value: ir.Value) -> bool:
     """Whether anyone sees a value."""
     return value.is_graph_output() or bool(value.uses())
+
+
+def only_consumer(value: ir.Value, op_type: str) -> ir.Node | None:
+    """Return the one node that reads a value, if it is such an operator."""
+    consumers = list(value.consumers())
+    if value.is_graph_output() or len(value.uses()) != 1 or consumers[0].op_type != op_type:
+        return None
+    return consumers[0]

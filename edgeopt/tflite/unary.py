@@ -18,13 +18,16 @@ kernel is both that and faster (131,072 values, x86-64, one thread; the table ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
 from edgeopt.tflite.step import Entry, Lower, Step, always, never
+
+_ERF_ABOVE = (1.1283791, 0.19039704, 0.052747294, 0.0037651653, 0.00028486483, 2.0500579e-6)
+_ERF_BELOW = (1.0, 0.50206774, 0.11410506, 0.014968315, 0.0011624116, 3.8090475e-5)
 
 
 def kernel(builtin: str) -> Lower:
@@ -130,6 +133,22 @@ def swish(step: Step) -> Tensor:
     return emitter.apply("MUL", step.data, emitter.apply("LOGISTIC", scaled))
 
 
+def erf(step: Step) -> Tensor:
+    """Lower Erf as ``x p(x^2) / q(x^2)``, fitted to 2e-8 on ``|x| < 3.92``; beyond, float32 knows only 1."""
+    emitter, bound = step.emitter, 3.92
+    x = emitter.apply("MAXIMUM", step.data, emitter.number(-bound, step.data))
+    x = emitter.apply("MINIMUM", x, emitter.number(bound, x))
+    square = emitter.apply("MUL", x, x)
+
+    def polynomial(coefficients: Sequence[float]) -> Tensor:
+        total = emitter.number(coefficients[-1], x)
+        for coefficient in coefficients[-2::-1]:
+            total = emitter.apply("ADD", emitter.apply("MUL", total, square), emitter.number(coefficient, x))
+        return total
+
+    return emitter.apply("DIV", emitter.apply("MUL", x, polynomial(_ERF_ABOVE)), polynomial(_ERF_BELOW))
+
+
 def softsign(step: Step) -> Tensor:
     """Lower Softsign, ``x / (1 + |x|)``."""
     emitter = step.emitter
@@ -214,6 +233,7 @@ UNARY: Mapping[str, Entry] = {
         "Cos": kernel("COS"),
         "Cosh": cosh,
         "Elu": elu,
+        "Erf": erf,
         "Exp": kernel("EXP"),
         "Floor": kernel("FLOOR"),
         "Gelu": gelu,

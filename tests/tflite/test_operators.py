@@ -419,6 +419,7 @@ FLOAT_CASES: dict[str, tuple[Build, list[tuple[int, ...]]]] = {
         op("Resize", np.zeros(0, np.float32), np.array([1, 1, 2, 3], np.float32), mode="cubic"),
         [(1, 3, 4, 5)],
     ),
+    "Erf": (op("Erf"), [(1, 50)]),
     "Gemm with factors": (op("Gemm", np.ones((4, 3), np.float32), alpha=2.0), [(2, 4)]),
     "Gemm, not transposed": (
         op("Gemm", np.arange(12, dtype=np.float32).reshape(4, 3), np.ones(3, np.float32)), [(2, 4)],
@@ -465,6 +466,37 @@ def test_gather_picks_by_computed_indices_when_some_count_from_behind(op_type, s
     np.testing.assert_array_equal(actual, reference)
 
 
+def gelu(write: GraphWriter, x: str, order: str, one: float = 1.0) -> str:
+    """``x / 2 (1 + erf(x / sqrt 2))`` with its factors in the orders that exporters write."""
+    half = write.constant(np.float32(0.5))
+    if order == "x halved first":
+        scaled = write.node("Mul", x, write.constant(np.float32(np.sqrt(0.5))))
+    else:
+        scaled = write.node("Div", x, write.constant(np.float32(np.sqrt(2))))
+    grown = write.node("Add", write.node("Erf", scaled), write.constant(np.float32(one)))
+    if order == "x first":
+        return write.node("Mul", write.node("Mul", x, grown), half)
+    if order == "half first":
+        return write.node("Mul", x, write.node("Mul", grown, half))
+    return write.node("Mul", write.node("Mul", x, half), grown)
+
+
+@pytest.mark.parametrize("order", ["x first", "half first", "x halved first"])
+def test_gelu_becomes_one_operator_when_it_is_spelled_out(order):
+    write = GraphWriter()
+    write.output(gelu(write, write.input("x", (2, 50)), order))
+    assert_floats_equal(write.model())
+    assert [operator.builtin for operator in file_of(write.model()).operators] == ["GELU"]
+
+
+@pytest.mark.parametrize("order", ["x first", "half first", "x halved first"])
+def test_gelu_stays_spelled_out_when_it_is_another_function(order):
+    write = GraphWriter()
+    write.output(gelu(write, write.input("x", (2, 50)), order, one=1.0001))
+    assert_floats_equal(write.model())
+    assert "GELU" not in [operator.builtin for operator in file_of(write.model()).operators]
+
+
 # Operators whose float form is judged by ONNX's own cases, in tests/conformance, and that have no int8 form.
 NODE_CASES_ALONE = """
     Abs Acos And ArgMax ArgMin Asin Atan Cast Ceil Celu Cos Cosh CumSum Einsum Equal Exp Expand Floor Gather
@@ -497,7 +529,7 @@ NODE_CASES_ALONE = """
         (op("Pad", np.array([0, -1, 0, 1])), (1, 4), "negative pads"),
         (op("ScatterND", np.array([[1], [1]]), np.ones((2, 4), np.float32)), (3, 4), "several updates of one place"),
         (op("Resize", np.zeros(0, np.float32), np.array([1, 1, 1, 0.7], np.float32)), (1, 1, 4, 7), "within a hair"),
-        (op("Erf"), (1, 4), "no lowering"),
+        (op("Det"), (4, 4), "no lowering"),
     ],
 )
 def test_lower_refuses_when_tflite_cannot_say_it(build, shape, reason):
