@@ -78,9 +78,9 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "SQUARED_DIFFERENCE": {"float32": 1, "int32": 1},
     "STRIDED_SLICE": {**_WITH_INT8, "int16": 1, "bool": 3},
     "SUB": {"float32": 1, "int8": 2, "int16": 5, "int32": 1, "int64": 4},
-    "SUM": {**_WITH_INT8, "int16": 1},
+    "SUM": _WITH_INT8,
     "TANH": {"float32": 1, "int8": 2},
-    "TILE": {**_NUMBERS, "bool": 1, "int8": 3, "int16": 1},
+    "TILE": {**_NUMBERS, "bool": 1, "int8": 3},
     "TRANSPOSE": {**_WITH_INT8, "int16": 5, "bool": 3},
     "TRANSPOSE_CONV": {"float32": 1, "int8": 2, "int16": 2},
 }

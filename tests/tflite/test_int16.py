@@ -67,7 +67,6 @@ EXACT: dict[str, tuple[Build, int]] = {
     "Transpose": (op("Transpose", perm=[0, 2, 1, 3]), 1),
     "Reshape": (op("Reshape", np.array([1, 2, 192])), 1),
     "Gather": (op("Gather", np.array([3, 1]), axis=2), 1),
-    "Tile": (op("Tile", np.array([1, 1, 2, 1])), 1),
     "Max": (op("Max"), 2),
     "Min": (op("Min"), 2),
     "ReduceMax": (op("ReduceMax", np.array([2, 3])), 1),
@@ -98,7 +97,6 @@ CLOSE: dict[str, tuple[Build, int, float]] = {
     "Mul": (op("Mul"), 2, 3e-4),
     "GlobalAveragePool": (op("GlobalAveragePool"), 1, 0.4e-4),
     "AveragePool": (op("AveragePool", kernel_shape=[2, 2]), 1, SCALE),
-    "ReduceSum": (op("ReduceSum", np.array([1])), 1, 4e-4),
     "to another scale": (op("Reshape", np.array([1, 384])), 1, 1.3e-4),
 }
 
