@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgeopt.cli.build import build
+from edgeopt.cli.bundle import bundle
 from edgeopt.cli.convert import convert
 from edgeopt.cli.device import device
 from edgeopt.cli.doctor import doctor
@@ -78,7 +79,7 @@ def edgeopt() -> None:
     """
 
 
-for command in (build, verify, convert, inspect, device, targets, recipes, init, doctor):
+for command in (build, verify, convert, inspect, bundle, device, targets, recipes, init, doctor):
     edgeopt.add_command(command)
 
 

@@ -51,6 +51,13 @@ Examples:
     show_default=True,
     help="How long another device may take.",
 )
+@click.option(
+    "--require-signature",
+    "public_key",
+    metavar="KEY",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Refuse a bundle that this public key did not sign; see edgeopt bundle sign.",
+)
 @click.option("--junit", "junit_to", metavar="FILE", type=click.Path(path_type=Path), help="Write JUnit XML for CI.")
 @json_option
 @verbosity_options
@@ -59,6 +66,7 @@ def verify(
     runtime: str | None,
     devices: tuple[str, ...],
     timeout_s: float,
+    public_key: Path | None,
     junit_to: Path | None,
     json_to: str | None,
     verbose: bool,
@@ -71,6 +79,10 @@ def verify(
     all of them say yes. An emulator's milliseconds are no latency and are not shown.
     """
     names = list(dict.fromkeys(devices))
+    if public_key is not None:
+        from edgeopt.bundle.signing import verify_signature
+
+        verify_signature(bundle, "key", ["--public_key", str(public_key)])
     with reporting(verbose=verbose, quiet=quiet):
         verdicts = _verify_all(bundle, names, runtime, timeout_s)
     if junit_to is not None:

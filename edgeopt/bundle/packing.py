@@ -1,0 +1,144 @@
+"""A bundle as one compressed file: the same bundle gives the same bytes, and nothing is unpacked outside its folder."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from edgeopt import parity
+from edgeopt.atomic import replace_folder
+from edgeopt.errors import BundleError, UsageError
+
+SUFFIX = ".edgeopt.tar.xz"
+_PRESET = 9 | lzma.PRESET_EXTREME
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": _PRESET}]
+# No bundle is near this; an archive that unpacks to more was made to fill a disk.
+_MOST_BYTES = 4_000_000_000
+_MOST_FILES = 10_000
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """One file of a bundle: its bytes, and what it has when it is compressed alone."""
+
+    name: str
+    size_bytes: int
+    compressed_bytes: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An archive that was written; ``files`` accounts for what is in it."""
+
+    path: Path
+    size_bytes: int
+    files: tuple[PackedFile, ...]
+
+
+def pack(bundle: Path, destination: Path | None = None) -> Packed:
+    """Write a bundle's listed files, and its signature if it has one, as ``.tar.xz``.
+
+    Owners, modes and times are not those of this machine: times are ``SOURCE_DATE_EPOCH``, or 1970.
+
+    Args:
+        bundle: the folder; it is checked first.
+        destination: by default ``NAME-TARGET.edgeopt.tar.xz`` beside the folder.
+
+    Raises:
+        BundleError: a file is missing or was changed.
+        UsageError: ``SOURCE_DATE_EPOCH`` is no number.
+    """
+    try:
+        manifest = parity.read_bundle(str(bundle))
+    except parity.BundleDamaged as error:
+        raise BundleError(f"{bundle}: {error}") from error
+    place = destination or bundle.absolute().with_name(f"{manifest['name']}-{manifest['target']}{SUFFIX}")
+    signature = [path.name for path in (bundle / "bundle.sig",) if path.is_file()]
+    # bundle.json first: who unpacks a stream knows what comes.
+    names = ["bundle.json", *sorted([*manifest["files"], *signature])]
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        with (
+            lzma.open(temporary, "wb", preset=_PRESET) as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        ):
+            for name in names:
+                _add(archive, bundle / name, name, _epoch())
+        temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Packed(place, place.stat().st_size, tuple(_accounted(bundle, names)))
+
+
+def unpack(archive: Path, destination: Path) -> Path:
+    """Unpack an archive into a new folder and check every file; return the folder.
+
+    Raises:
+        BundleError: the archive is damaged, names a file outside its folder or one that is no regular file, unpacks to
+            absurd sizes, or does not hold the bundle that it says.
+        UsageError: the destination is there already.
+    """
+    if destination.exists():
+        raise UsageError(f"{destination} is there already", hint="choose another folder, or remove it")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as work:
+        folder = Path(work) / "bundle"
+        folder.mkdir()
+        try:
+            with tarfile.open(archive, "r:xz") as stream:
+                _extract(stream, folder)
+            manifest = parity.read_bundle(str(folder))
+        except (tarfile.TarError, lzma.LZMAError, EOFError, parity.BundleDamaged) as error:
+            raise BundleError(f"{archive}: {error}", hint="take it again from where it was made") from error
+        listed = {"bundle.json", "bundle.sig", *manifest["files"]}
+        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        if unlisted := found - listed:
+            raise BundleError(f"{archive} holds {min(unlisted)!r}, which bundle.json does not list")
+        replace_folder(folder, destination)
+    return destination
+
+
+def _add(archive: tarfile.TarFile, path: Path, name: str, epoch: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o644, epoch
+    with path.open("rb") as content:
+        archive.addfile(entry, content)
+
+
+def _extract(stream: tarfile.TarFile, folder: Path) -> None:
+    """Write regular files with plain relative names, and nothing else; sizes are counted before they are written."""
+    total = 0
+    for count, entry in enumerate(stream, start=1):
+        total += entry.size
+        parts = PurePosixPath(entry.name).parts
+        if not entry.isreg() or entry.name.startswith("/") or ".." in parts or "\\" in entry.name or not parts:
+            raise BundleError(f"{stream.name!s} names {entry.name!r}, which is no file inside a bundle")
+        if total > _MOST_BYTES or count > _MOST_FILES:
+            raise BundleError(f"{stream.name!s} unpacks to more than {_MOST_BYTES:,} bytes or {_MOST_FILES:,} files")
+        content = stream.extractfile(entry)
+        place = folder.joinpath(*parts)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if content is None or place.exists():
+            raise BundleError(f"{stream.name!s} names {entry.name!r} twice")
+        with content, place.open("wb") as target:
+            shutil.copyfileobj(content, target)
+
+
+def _accounted(bundle: Path, names: list[str]) -> Iterator[PackedFile]:
+    for name in names:
+        content = (bundle / name).read_bytes()
+        yield PackedFile(name, len(content), len(lzma.compress(content, format=lzma.FORMAT_RAW, filters=_FILTERS)))
+
+
+def _epoch() -> int:
+    """Return the time that every file gets, by the reproducible-builds.org convention."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    if not text.isdigit():
+        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}, expected seconds since 1970")
+    return int(text)

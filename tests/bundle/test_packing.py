@@ -1,0 +1,262 @@
+"""Packing, comparing and signing real bundles."""
+
+import io
+import json
+import lzma
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tiny_project import RECIPE, bundle_files, edgeopt_run, write_project
+
+from edgeopt.bundle.packing import pack, unpack
+from edgeopt.cli.main import main
+from edgeopt.errors import BundleError
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_project(tmp_path_factory.mktemp("packing") / "project")
+    done = edgeopt_run(folder, "build", "--target", "arm64", "--target", "x86")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def bundle(project: Path, tmp_path: Path) -> Path:
+    """A bundle of this test's own."""
+    return Path(shutil.copytree(project / "build" / "edgeopt" / "arm64", tmp_path / "arm64"))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pairs of keys: ours and a stranger's."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("our", "strange"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        (folder / f"{name}.pem").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        (folder / f"{name}.pub").write_bytes(
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+    return folder
+
+
+# ---------------------------------------------------------------- pack and unpack
+
+
+def test_pack_gives_the_same_bytes_when_times_modes_and_folder_differ(bundle: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(bundle, tmp_path / "elsewhere" / "ünicode"))
+    for path in other.rglob("*"):
+        os.utime(path, (1, 1))
+        path.chmod(0o755 if path.is_dir() else 0o600)
+    first, second = pack(bundle, tmp_path / "a.tar.xz"), pack(other, tmp_path / "b.tar.xz")
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert first.files == second.files
+
+
+def test_pack_dates_files_by_source_date_epoch_when_it_is_set(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    with tarfile.open(pack(bundle, tmp_path / "a.tar.xz").path) as archive:
+        assert {entry.mtime for entry in archive} == {1_700_000_000}
+        assert archive.getnames()[0] == "bundle.json"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    assert main(["bundle", "pack", str(bundle), "-o", str(tmp_path / "b.tar.xz")]) == 2
+    assert "SOURCE_DATE_EPOCH" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.xz", "arm64"]
+
+
+def test_unpack_gives_back_every_file_when_packed(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", "pack", str(bundle), "--json", "-"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    archive = tmp_path / "edgeopt-arm64.edgeopt.tar.xz"
+    assert said["path"] == str(archive)
+    assert said["bytes"] == archive.stat().st_size < said["unpacked"]
+    assert said["files"]["model.tflite"]["bytes"] == (bundle / "model.tflite").stat().st_size
+    assert main(["bundle", "unpack", str(archive), str(tmp_path / "back")]) == 0
+    assert bundle_files(tmp_path / "back") == bundle_files(bundle)
+    assert main(["verify", str(tmp_path / "back"), "--quiet"]) == 0
+
+
+def test_pack_leaves_out_what_the_bundle_does_not_list(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "notes.txt").write_text("mine")
+    assert unpack(pack(bundle, tmp_path / "a.tar.xz").path, tmp_path / "back").joinpath("notes.txt").exists() is False
+
+
+def test_pack_refuses_and_writes_nothing_when_a_file_was_changed(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "model.tflite").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"model\.tflite is not the file that was built"):
+        pack(bundle, tmp_path / "a.tar.xz")
+    assert not (tmp_path / "a.tar.xz").exists()
+
+
+def archive_with(folder: Path, name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"x") -> Path:
+    path = folder / "made.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname, entry.size = kind, link, len(content) if kind == tarfile.REGTYPE else 0
+        archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "link"),
+    [
+        ("../outside", tarfile.REGTYPE, ""),
+        ("/tmp/outside", tarfile.REGTYPE, ""),
+        ("a/../../outside", tarfile.REGTYPE, ""),
+        ("..\\outside", tarfile.REGTYPE, ""),
+        ("model.tflite", tarfile.SYMTYPE, "/etc/passwd"),
+        ("model.tflite", tarfile.LNKTYPE, "/etc/passwd"),
+        ("model.tflite", tarfile.CHRTYPE, ""),
+        ("model.tflite", tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_unpack_refuses_when_a_name_leads_outside_or_is_no_file(
+    tmp_path: Path, name: str, kind: bytes, link: str
+) -> None:
+    with pytest.raises(BundleError, match="which is no file inside a bundle"):
+        unpack(archive_with(tmp_path, name, kind, link), tmp_path / "in" / "back")
+    assert list((tmp_path / "in").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "made.tar.xz"]
+
+
+def test_unpack_refuses_before_writing_when_sizes_are_absurd(tmp_path: Path, bundle: Path) -> None:
+    path = tmp_path / "bomb.tar.xz"
+    entry = tarfile.TarInfo("model.tflite")
+    entry.size = 5_000_000_000
+    path.write_bytes(lzma.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(10_240)))
+    with pytest.raises(BundleError, match="unpacks to more than"):
+        unpack(path, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "text"])
+def test_unpack_refuses_when_the_archive_is_damaged(bundle: Path, tmp_path: Path, damage: str) -> None:
+    path = pack(bundle, tmp_path / "a.tar.xz").path
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[: len(content) // 2], "flip": content, "text": b"no archive"}[damage])
+    with pytest.raises(BundleError, match=r"a\.tar\.xz"):
+        unpack(path, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_unpack_refuses_when_the_archive_holds_more_than_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "more.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        for name, content in {**bundle_files(bundle), "run_me.sh": b"x"}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(BundleError, match=r"holds 'run_me\.sh', which bundle\.json does not list"):
+        unpack(path, tmp_path / "back")
+
+
+def test_unpack_refuses_when_the_folder_is_there(bundle: Path, tmp_path: Path) -> None:
+    archive = pack(bundle, tmp_path / "a.tar.xz").path
+    assert main(["bundle", "unpack", str(archive), str(bundle)]) == 2
+
+
+# ---------------------------------------------------------------- diff
+
+
+def test_diff_says_the_same_when_nothing_differs(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "diff", str(bundle), str(bundle), "--exit-code"]) == 0
+    assert capsys.readouterr().out == "the same bundle\n"
+
+
+def test_diff_names_each_fact_when_a_recipe_changed(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_project(tmp_path / "other", recipe=RECIPE.replace("min_cosine = 0.5", "min_cosine = 0.25"))
+    assert edgeopt_run(other, "build", "--target", "arm64").returncode == 0
+    first, second = project / "build/edgeopt/arm64", other / "build/edgeopt/arm64"
+    assert main(["bundle", "diff", str(first), str(second), "--exit-code", "--json", "-"]) == 1
+    found = {
+        item["fact"]: (item["first"], item["second"]) for item in json.loads(capsys.readouterr().out)["differences"]
+    }
+    assert found == {"limits.min_cosine": (0.5, 0.25), "recipe.parity.min_cosine": (0.5, 0.25)}
+
+
+def test_diff_names_scales_and_files_when_targets_differ(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = project / "build" / "edgeopt"
+    assert main(["bundle", "diff", str(folder / "arm64"), str(folder / "x86")]) == 0
+    shown = capsys.readouterr().out
+    assert "files.model.tflite.sha256" in shown
+    assert "inputs.image.dtype" in shown
+
+
+# ---------------------------------------------------------------- signatures
+
+
+def sign(bundle: Path, keys: Path, name: str = "our") -> int:
+    return main(["bundle", "sign", str(bundle), "key", "--private_key", str(keys / f"{name}.pem")])
+
+
+def check(bundle: Path, keys: Path) -> int:
+    return main(["bundle", "verify-signature", str(bundle), "key", "--public_key", str(keys / "our.pub")])
+
+
+def test_signature_holds_when_nothing_changed(bundle: Path, keys: Path, tmp_path: Path) -> None:
+    assert sign(bundle, keys) == 0
+    assert check(bundle, keys) == 0
+    assert main(["verify", str(bundle), "--quiet", "--require-signature", str(keys / "our.pub")]) == 0
+    back = unpack(pack(bundle, tmp_path / "a.tar.xz").path, tmp_path / "back")
+    assert check(back, keys) == 0
+    assert sign(bundle, keys) == 0  # again, over the old one
+    assert check(bundle, keys) == 0
+
+
+def test_verify_refuses_when_the_bundle_is_not_signed(
+    bundle: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(bundle), "--require-signature", str(keys / "our.pub")]) == 11
+    assert "is not signed" in capsys.readouterr().err
+
+
+def test_signature_does_not_hold_when_a_stranger_signed(
+    bundle: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sign(bundle, keys, "strange") == 0
+    assert check(bundle, keys) == 11
+    assert "the signature does not hold" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["flip", "add", "remove"])
+def test_signature_does_not_hold_when_a_file_was_touched(
+    bundle: Path, keys: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sign(bundle, keys) == 0
+    name = {"flip": "README.md", "add": "extra.txt", "remove": "README.md"}[change]
+    if change == "remove":
+        (bundle / name).unlink()
+    else:
+        (bundle / name).write_text("changed")
+    assert check(bundle, keys) == 11
+    assert name in capsys.readouterr().err
+
+
+def test_sign_refuses_and_leaves_nothing_when_the_key_is_none(
+    bundle: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", "sign", str(bundle), "key", "--private_key", str(keys / "our.pub")]) == 2
+    assert "was not signed" in capsys.readouterr().err
+    assert not [path.name for path in bundle.iterdir() if "sig" in path.name]
+
+
+def test_sign_refuses_when_the_bundle_was_changed(bundle: Path, keys: Path) -> None:
+    (bundle / "README.md").write_text("changed")
+    assert sign(bundle, keys) == 11
