@@ -57,6 +57,7 @@ _EXACT_RULES = (
     *(rules.remove_optional_bias_from_conv_rule, rules.remove_optional_bias_from_conv_transpose_rule),
     rules.remove_optional_bias_from_gemm_rule,
 )
+_HARD_SWISH_OPSET = 14
 _ROUNDS = 2  # folding makes patterns, and rewriting makes constants
 
 Answer = Callable[[Sample], Sequence[NDArray[np.generic]]]
@@ -210,8 +211,7 @@ def clean(graph: ir.Model) -> None:
             optimizer.fold_constants_ir(graph, onnx_shape_inference=True)
             lift_constants(graph)
             rewriter.rewrite(graph, _EXACT_RULES)
-        if name_gelus(graph.graph) and graph.opset_imports[""] < GELU_OPSET:
-            version_converter.convert_version(graph, GELU_OPSET, fallback=True)
+        _name_activations(graph)
         _name_global_pooling(graph.graph)
         _name_channel_scaling(graph.graph)
         Sequential(
@@ -228,6 +228,20 @@ def clean(graph: ir.Model) -> None:
             passes.ClearMetadataAndDocStringPass(),
         )(graph)
     graph.metadata_props.clear()
+
+
+def _name_activations(graph: ir.Model) -> None:
+    """Turn what is spelt out into HardSwish and Gelu, in the opset that knows them if the graph can be brought there.
+
+    Each is one kernel then, and what lies inside is not quantized by itself.
+    """
+    wanted = GELU_OPSET if any(node.op_type == "Erf" for node in graph.graph) else _HARD_SWISH_OPSET
+    if graph.opset_imports[""] < wanted:
+        version_converter.convert_version(graph, wanted, fallback=True)
+    if graph.opset_imports[""] >= GELU_OPSET:
+        name_gelus(graph.graph)
+    if graph.opset_imports[""] >= _HARD_SWISH_OPSET:
+        rewriter.rewrite(graph, rules.fuse_hardswish_rules())
 
 
 def _name_global_pooling(graph: ir.Graph) -> None:

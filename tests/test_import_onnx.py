@@ -79,6 +79,36 @@ def test_import_onnx_converts_operators_when_their_form_changed(tmp_path: Path) 
     assert imported(write(tmp_path / "net.onnx", nodes, opset=11)) == BY_HAND
 
 
+@pytest.mark.parametrize("opset", [11, 13, 14, 18])
+@pytest.mark.parametrize("name", ["HardSwish", "Gelu"])
+def test_import_onnx_names_an_activation_when_the_file_spells_it_out(tmp_path: Path, name: str, opset: int) -> None:
+    make = helper.make_node
+    numbers = {"zero": 0.0, "three": 3.0, "six": 6.0, "half": 0.5, "one": 1.0, "root": 2**0.5}
+    constants = [
+        make("Constant", [], [key], value=numpy_helper.from_array(np.array(number, np.float32)))
+        for key, number in numbers.items()
+    ]
+    spelt_out = {
+        "HardSwish": [
+            make("Add", ["x", "three"], ["a"]),
+            make("Clip", ["a", "zero", "six"], ["b"]),
+            make("Mul", ["x", "b"], ["c"]),
+            make("Div", ["c", "six"], ["d"]),
+        ],
+        "Gelu": [
+            make("Div", ["x", "root"], ["a"]),
+            make("Erf", ["a"], ["b"]),
+            make("Add", ["b", "one"], ["c"]),
+            make("Mul", ["x", "c"], ["e"]),
+            make("Mul", ["e", "half"], ["d"]),
+        ],
+    }[name]
+    path = write(tmp_path / "net.onnx", [*constants, *spelt_out, make("MatMul", ["d", "w"], ["y"])], opset=opset)
+    imported(path)
+    found = [node.op_type for node in onnx.load(str(tmp_path / "out" / "model.onnx")).graph.node]
+    assert found == [name, "MatMul"]
+
+
 def test_import_onnx_keeps_the_batch_dynamic_when_the_recipe_says_so(tmp_path: Path) -> None:
     assert imported(write(tmp_path / "net.onnx", shape=("n", 4)), dynamic=True) == BY_HAND
 
