@@ -2,14 +2,21 @@
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from test_errors import classes
-from tiny_project import ROOT
+from tiny_project import ROOT, environment
 
 import edgeopt
 from edgeopt.bundle.manifest import complete_manifest
@@ -115,6 +122,60 @@ def test_bundle_json_has_the_keys_that_are_listed_when_compared(tmp_path: Path) 
     )
     assert sorted(listed) == sorted(made)
     assert list(made["files"]) == []
+
+
+def added_lines(diff: str) -> tuple[Path, list[str]]:
+    """Return the file that a block of ``diff`` changes, and what it adds."""
+    header, *lines = diff.splitlines()
+    return ROOT / header.removeprefix("--- "), [line[1:] for line in lines if line.startswith("+")]
+
+
+@pytest.mark.parametrize("diff", blocks("diff"), ids=["operator", "test"])
+def test_operator_by_example_stands_in_the_sources_when_compared(diff: str) -> None:
+    path, added = added_lines(diff)
+    source = path.read_text(encoding="utf-8").splitlines()
+    context = [line[1:] for line in diff.splitlines() if line.startswith(" ")]
+    assert added
+    assert [line for line in (*added, *context) if line not in source] == []
+
+
+def test_operator_by_example_is_all_that_is_missing_when_it_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeopt.errors import LoweringError
+    from edgeopt.tflite import unary
+    from edgeopt.tflite.lower import lower
+    from edgeopt.tflite.operators import OPERATORS
+
+    sys.path.insert(0, str(ROOT / "tests/tflite"))
+    from test_operators import assert_floats_equal
+    from tflite_graphs import one_operator
+
+    model = one_operator("Reciprocal", (1, 4, 5, 5))
+    entry = OPERATORS["", "Reciprocal"]
+    monkeypatch.delitem(OPERATORS, ("", "Reciprocal"))
+    with pytest.raises(LoweringError, match="Reciprocal 'node_y': there is no lowering for this operator"):
+        lower(ir.from_proto(model))
+    _, added = added_lines(blocks("diff")[0])
+    written = dict(vars(unary))
+    exec("\n".join(added[:-1]), written)
+    monkeypatch.setitem(OPERATORS, ("", "Reciprocal"), replace(entry, lower=written["reciprocal"]))
+    assert_floats_equal(model)
+
+
+def test_refusal_by_example_is_what_convert_prints(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["part"], name="cut"),
+        helper.make_node("Det", ["part"], ["y"], name="volume"),
+    ]
+    bounds = [numpy_helper.from_array(np.array([n]), name) for name, n in (("start", 0), ("end", 1000), ("axis", 0))]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 4])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])
+    graph = helper.make_graph(nodes, "graph", [given], [result], bounds)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    command = [sys.executable, "-m", "edgeopt", "convert", "m.onnx", "m.tflite"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 9
+    assert done.stderr in blocks("text")
+    assert not (tmp_path / "m.tflite").exists()
 
 
 def test_library_names_exist_when_the_example_uses_them() -> None:
