@@ -23,6 +23,9 @@ _SIGNED = {
 
 def to_signed(graph: ir.Graph) -> None:
     """Shift constants behind a DequantizeLinear, and what a QuantizeLinear makes for DequantizeLinear alone."""
+    for value in graph.inputs:
+        if value.dtype in _SIGNED.values():
+            _quantize_input(graph, value)
     for node in list(graph):
         if node.op_type == "QuantizeLinear" and not node.outputs[0].is_graph_output():
             readers = [use.node for use in node.outputs[0].uses()]
@@ -34,6 +37,20 @@ def to_signed(graph: ir.Graph) -> None:
                 dtype = _SIGNED[source.dtype]
                 node.replace_input_with(0, new_initializer(graph, f"{source.name}_signed", _minus_half(stored, dtype)))
                 _shift(graph, source, [node])
+
+
+def _quantize_input(graph: ir.Graph, value: ir.Value) -> None:
+    """Say of integers that the application gives and one DequantizeLinear reads that they are quantized numbers."""
+    uses = list(value.uses())
+    if len(uses) != 1 or uses[0].node.op_type != "DequantizeLinear" or value.is_graph_output():
+        return
+    reader = uses[0].node
+    quantize = ir.node("QuantizeLinear", [value, *reader.inputs[1:]], name=f"{value.name}_quantize")
+    stored = quantize.outputs[0]
+    stored.name, stored.type, stored.shape = f"{value.name}_stored", value.type, value.shape
+    value.type = reader.outputs[0].type
+    reader.prepend(quantize)
+    reader.replace_input_with(0, stored)
 
 
 def _shift(graph: ir.Graph, stored: ir.Value, nodes: list[ir.Node]) -> None:

@@ -193,8 +193,14 @@ class _Translation:
         self._tensors[output] = self.emitter.emit("QUANTIZE", [self._float(source)], target, version=version)
 
     def _check_dequantize(self, node: ir.Node) -> None:
+        stored, quantization = node.inputs[0], _quantization_of(node)
+        source = self._tensors.get(stored) if stored is not None else None
+        if stored is not None and source is not None and quantization is not None and not source.is_integer:
+            # The application or a table gives integers: their scale is the one with which all read them.
+            alone = all(use.node.op_type == "DequantizeLinear" for use in stored.uses())
+            source.quantization = quantization if alone and source.dtype == quantization.dtype else None
         if read_constant(node.outputs[0]) is None and self._integer(node.outputs[0]) is None:
-            raise RefusedError("a value that no QuantizeLinear made")
+            raise RefusedError("integers that come from elsewhere, or with another scale")
 
     def _pretend(self, node: ir.Node) -> None:
         """Put tensors in the place of what a refused node would have made, to judge the nodes behind it too."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto, helper, numpy_helper
 from tflite_graphs import GraphWriter, small_residual_net
 from tflite_runtimes import file_of, lowered, random_feeds, run_onnx, steps_apart, unsigned
@@ -68,4 +70,35 @@ def test_lower_refuses_when_something_else_sees_an_unsigned_tensor():
     quantized = write.node("QuantizeLinear", write.input("x", (1, 8)), *params)
     write.output(write.node("Cast", quantized, to=TensorProto.FLOAT))
     with pytest.raises(LoweringError, match="not a constant for int8 or int16"):
+        lowered(write.model())
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.INT8, TensorProto.INT16])
+def test_lower_takes_integers_from_the_application_when_the_graph_does(dtype):
+    numpy_dtype = helper.tensor_dtype_to_np_dtype(dtype)
+    write = GraphWriter()
+    params = [write.constant(np.float32(0.02)), write.constant(numpy_dtype.type(0))]
+    x = write.node("DequantizeLinear", write.input("x", (1, 4, 6, 6), dtype), *params)
+    y = write.node("QuantizeLinear", write.node("MaxPool", x, kernel_shape=[2, 2]), *params)
+    write.output(write.node("DequantizeLinear", y, *params))
+    model = write.model(21)
+    file = file_of(model)
+    assert (file.inputs["x"].dtype, file.inputs["x"].scales) == (numpy_dtype.name, (np.float32(0.02),))
+    assert [operator.builtin for operator in file.operators if not operator.is_integer] == []
+    feeds = {"x": np.random.default_rng(0).integers(-120, 120, (1, 4, 6, 6)).astype(numpy_dtype)}
+    (reference,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
+    runner = Interpreter(model_content=lowered(model), num_threads=1).get_signature_runner()
+    (actual,) = runner(**feeds).values()
+    np.testing.assert_array_equal(actual, np.rint(reference / np.float32(0.02)))
+
+
+def test_lower_refuses_when_integers_are_read_with_two_scales():
+    write = GraphWriter()
+    x = write.input("x", (1, 8), TensorProto.INT8)
+    readings = [
+        write.node("DequantizeLinear", x, write.constant(np.float32(scale)), write.constant(np.int8(0)))
+        for scale in (0.02, 0.03)
+    ]
+    write.output(write.node("Add", *readings))
+    with pytest.raises(LoweringError, match="with another scale"):
         lowered(write.model())
