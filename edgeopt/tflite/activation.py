@@ -39,7 +39,7 @@ def softmax(step: Step) -> Tensor:
 
 
 def log_softmax(step: Step) -> Tensor:
-    """Lower LogSoftmax; the layout has put its axis last."""
+    """Lower LogSoftmax, in float: the int8 kernel is not exact. The layout has put its axis last."""
     return step.emitter.emit("LOG_SOFTMAX", [step.data], step.output)
 
 
