@@ -9,7 +9,7 @@ QDQ graph as the x86 bundle has it (uint8 activations, default optimizations).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ import torch
 from tflite_runtimes import Feeds, open_tflite
 from torch import nn
 
+from edgeopt.affine import quantize_int8
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo
 from edgeopt.calibrate.statistics import calibrate
 from edgeopt.export import Answer, clean, compare, export_torch, float_model, import_onnx, torch_answer
@@ -53,6 +54,7 @@ class Facts:
         equal_share: the share of output values in which the int8 runtimes agree to less than half a step.
         worst_steps: how many steps apart they are at most.
         float_file, int8_file: the files themselves.
+        stored_inputs: what the int8 file was fed, an array for each input with the samples first.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Facts:
     worst_steps: int
     float_file: bytes = field(repr=False)
     int8_file: bytes = field(repr=False)
+    stored_inputs: list[np.ndarray] = field(repr=False)
 
     @property
     def row(self) -> str:
@@ -76,6 +79,7 @@ class Facts:
         )
 
 
+Judged = Callable[[str], Facts]  # by the network's name
 HEADER = f"{'network':22} {'float':>5} {'int8':>5} {'tr.':>4} {'error':>9} {'int MAC':>7} {'equal':>8} {'steps':>4}"
 
 
@@ -112,6 +116,7 @@ def judge(
         worst_steps=int(steps.max()),
         float_file=float_file,
         int8_file=int8_file,
+        stored_inputs=stored_inputs(as_int8, held_out, inputs),
     )
 
 
@@ -223,6 +228,15 @@ def channels_last(feeds: Feeds, layouts: Layouts) -> dict[str, np.ndarray]:
         name: np.ascontiguousarray(array.transpose(CHANNELS_LAST)) if layouts.get(name) == "NHWC" else array
         for name, array in feeds.items()
     }
+
+
+def stored_inputs(file: TfliteFile, held_out: Sequence[Feeds], layouts: Layouts) -> list[np.ndarray]:
+    """Return what a file takes for these samples, quantized as its inputs are."""
+    samples, stored = [channels_last(feeds, layouts) for feeds in held_out], []
+    for name, tensor in file.inputs.items():
+        array = np.stack([sample[name] for sample in samples])
+        stored.append(quantize_int8(array, tensor.scales[0], tensor.zero_points[0]) if tensor.scales else array)
+    return stored
 
 
 def images(tensors: Sequence[TensorInfo]) -> Layouts:

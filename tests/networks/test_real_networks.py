@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from judging import HEADER, Facts, judge
+from judging import HEADER, Judged
 from real_networks import NETWORKS, basic_pitch, text_direction
 from tflite_runtimes import run_tflite
 
@@ -27,22 +26,10 @@ MAX_FLOAT_ERROR = 1e-4  # of the output's range
 MIN_INTEGER_SHARE = {"MiniLM": 0.85}  # attention multiplies what it has computed; of all others 0.95
 MAX_TRANSPOSES = {"MiniLM": 24}  # of the heads in six layers; of all others none
 
-Judged = Callable[[str], Facts]
 
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    """Return the facts of a network; each is exported, quantized and lowered once."""
-    known: dict[str, Facts] = {}
-
-    def facts(name: str) -> Facts:
-        if name not in known:
-            network = NETWORKS[name]()
-            folder = tmp_path_factory.mktemp("network")
-            known[name] = judge(name, network.source, network.calibration, network.held_out, folder)
-        return known[name]
-
-    return facts
+@pytest.fixture
+def judged(judged_network: Judged) -> Judged:
+    return judged_network
 
 
 @pytest.mark.parametrize("name", NETWORKS)
