@@ -11,16 +11,10 @@ import onnx_ir as ir
 
 from edgeopt.tflite.constants import read_array, read_constant
 from edgeopt.tflite.program import RefusedError
-from edgeopt.tflite.rewriting import DOMAIN, Rewriting, is_read
+from edgeopt.tflite.rewriting import DOMAIN, Rewriting, is_read, start
 from edgeopt.tflite.shapes import Shape, is_known, shape_of
 
 _COMBINED = {"max": "Max", "min": "Min", "mul": "Mul"}
-
-
-def _data(node: ir.Node) -> tuple[Rewriting, ir.Value, Shape]:
-    source = node.inputs[0]
-    assert source is not None
-    return Rewriting(node), source, shape_of(source)
 
 
 def _constant(node: ir.Node, index: int, what: str) -> np.ndarray:
@@ -37,7 +31,7 @@ def _known(shape: Shape, what: str) -> None:
 
 def _split(node: ir.Node) -> None:
     """One Slice a part."""
-    write, source, shape = _data(node)
+    write, source, shape = start(node)
     axis, begin = node.attributes.get_int("axis", 0) % len(shape), 0
     results: list[ir.Value | None] = []
     for output in node.outputs:
@@ -57,7 +51,7 @@ def _concat(node: ir.Node) -> None:
 
 
 def _expand(node: ir.Node) -> None:
-    write, source, shape = _data(node)
+    write, source, shape = start(node)
     target = shape_of(node.outputs[0])
     padded = (1,) * (len(target) - len(shape)) + shape
     if any(new != old and not is_known(new) for new, old in zip(target, padded, strict=True)):
@@ -67,7 +61,7 @@ def _expand(node: ir.Node) -> None:
 
 
 def _tile(node: ir.Node) -> None:
-    write, source, _ = _data(node)
+    write, source, _ = start(node)
     write.finish(_tiled(write, source, _constant(node, 1, "repeats").tolist()))
 
 
@@ -84,7 +78,7 @@ def _gather(node: ir.Node) -> None:
     indices = read_array(node.inputs[1])
     if indices is None:
         return
-    write, source, shape = _data(node)
+    write, source, shape = start(node)
     axis = node.attributes.get_int("axis", 0) % len(shape)
     if not is_known(shape[axis]) and (indices < 0).any():
         raise RefusedError("negative indices into a dynamic axis")
@@ -118,8 +112,7 @@ def _gather_elements(node: ir.Node) -> None:
 
 def _pick_computed(node: ir.Node, before: np.ndarray, after: np.ndarray) -> None:
     """Put constant coordinates around computed ones, and pick by whole coordinates."""
-    write, source, indices, rows = Rewriting(node), node.inputs[0], node.inputs[1], before.shape[:-1]
-    assert source is not None
+    (write, source, _), indices, rows = start(node), node.inputs[1], before.shape[:-1]
     assert indices is not None
     assert indices.dtype is not None
     sides = [write.constant(part.astype(indices.dtype.numpy())) if part.size else None for part in (before, after)]
@@ -138,7 +131,7 @@ def _coordinates(indices: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _pick(node: ir.Node, points: np.ndarray) -> None:
-    write, source, shape = _data(node)
+    write, source, shape = start(node)
     write.finish(
         write.add("TakePoints", source, shape=shape_of(node.outputs[0]), domain=DOMAIN, **_points(points, shape))
     )
@@ -162,7 +155,7 @@ def _scatter_elements(node: ir.Node) -> None:
 
 
 def _place(node: ir.Node, points: np.ndarray) -> None:
-    (write, source, shape), updates = _data(node), node.inputs[2]
+    (write, source, shape), updates = start(node), node.inputs[2]
     how, attributes = node.attributes.get_string("reduction", "none"), _points(points, shape)
     rows = np.array(attributes["points"]).reshape(-1, points.shape[-1])
     if how in _COMBINED:
@@ -191,7 +184,7 @@ def _combined(write: Rewriting, value: ir.Value, updates: ir.Value, rows: np.nda
 
 def pad_by_index(node: ir.Node, pads: np.ndarray, mode: str) -> None:
     """Pads that repeat what is there (or cut it off), as indices along each axis."""
-    write, value, shape = _data(node)
+    write, value, shape = start(node)
     for axis, (before, after) in enumerate(pads.T.tolist()):
         if before or after:
             _known((shape[axis],), f"padding with mode {mode!r}")
@@ -212,7 +205,7 @@ def _padded_places(size: int, before: int, after: int, mode: str) -> np.ndarray:
 
 
 def _one_hot(node: ir.Node) -> None:
-    write, indices, shape = _data(node)
+    write, indices, shape = start(node)
     depth, values = _constant(node, 1, "depths"), read_constant(node.inputs[2])
     if values is None:
         raise RefusedError("values that are not constant")
@@ -227,7 +220,7 @@ def _one_hot(node: ir.Node) -> None:
 
 
 def _triangle(node: ir.Node) -> None:
-    write, source, shape = _data(node)
+    write, source, shape = start(node)
     _known(shape[-2:], "a triangle")
     offset = int(_constant(node, 1, "diagonals").reshape(())) if len(node.inputs) > 1 and node.inputs[1] else 0
     part = np.triu if node.attributes.get_int("upper", 1) else np.tril
@@ -242,7 +235,7 @@ def _space(to_depth: bool) -> Callable[[ir.Node], None]:
         mode = node.attributes.get_string("mode", "DCR")
         if mode == "DCR":
             return
-        write, source, shape = _data(node)
+        write, source, shape = start(node)
         block = node.attributes.get_int("blocksize")
         n, c, h, w = shape
         if to_depth:

@@ -8,18 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from edgeopt.tflite.program import DYNAMIC, RefusedError
-from edgeopt.tflite.rewriting import Rewriting, is_read
+from edgeopt.tflite.rewriting import Rewriting, is_read, start
 from edgeopt.tflite.shapes import shape_of
 
 
-def _centred(write: Rewriting, value: ir.Value, axes: Sequence[int]) -> tuple[ir.Value, ir.Value]:
+def _normal(
+    write: Rewriting, value: ir.Value, axes: Sequence[int], epsilon: float
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Return the value with mean 0 and deviation 1 over the axes, the mean and the deviation."""
     mean = write.reduce("Mean", value, axes)
-    return write.add("Sub", value, mean), mean
-
-
-def _deviation(write: Rewriting, centred: ir.Value, axes: Sequence[int], epsilon: float) -> ir.Value:
+    centred = write.add("Sub", value, mean)
     variance = write.reduce("Mean", write.add("Mul", centred, centred), axes)
-    return write.add("Sqrt", write.add("Add", variance, write.number(epsilon, centred)))
+    deviation = write.add("Sqrt", write.add("Add", variance, write.number(epsilon, centred)))
+    return write.add("Div", centred, deviation), mean, deviation
 
 
 def _scaled(write: Rewriting, value: ir.Value, scale: ir.Value | None, bias: ir.Value | None) -> ir.Value:
@@ -28,38 +29,22 @@ def _scaled(write: Rewriting, value: ir.Value, scale: ir.Value | None, bias: ir.
 
 
 def _layer(node: ir.Node) -> None:
-    write, source = Rewriting(node), node.inputs[0]
-    assert source is not None
+    write, source, shape = start(node)
     if node.attributes.get_int("stash_type", 1) != 1:
         raise RefusedError("statistics in another dtype than float32")
-    rank = len(shape_of(source))
-    axes = range(node.attributes.get_int("axis", -1) % rank, rank)
-    centred, mean = _centred(write, source, axes)
-    deviation = _deviation(write, centred, axes, node.attributes.get_float("epsilon", 1e-5))
+    axes = range(node.attributes.get_int("axis", -1) % len(shape), len(shape))
+    normal, mean, deviation = _normal(write, source, axes, node.attributes.get_float("epsilon", 1e-5))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    result = _scaled(write, write.add("Div", centred, deviation), node.inputs[1], bias)
+    result = _scaled(write, normal, node.inputs[1], bias)
     others = [value for value in node.outputs[1:] if is_read(value)]
     inverse = write.add("Reciprocal", deviation) if others else None
     write.finish(result, mean if others else None, inverse)
 
 
-def _root_mean_square(node: ir.Node) -> None:
-    write, source = Rewriting(node), node.inputs[0]
-    assert source is not None
-    rank = len(shape_of(source))
-    axes = range(node.attributes.get_int("axis", -1) % rank, rank)
-    size = _deviation(write, source, axes, node.attributes.get_float("epsilon", 1e-5))
-    write.finish(_scaled(write, write.add("Div", source, size), node.inputs[1], None))
-
-
 def _instance(node: ir.Node) -> None:
-    write, source = Rewriting(node), node.inputs[0]
-    assert source is not None
-    rank = len(shape_of(source))
-    axes = range(2, rank)
-    centred, _ = _centred(write, source, axes)
-    deviation = _deviation(write, centred, axes, node.attributes.get_float("epsilon", 1e-5))
-    write.finish(_scaled(write, write.add("Div", centred, deviation), *_per_channel(write, node, rank)))
+    write, source, shape = start(node)
+    normal, *_ = _normal(write, source, range(2, len(shape)), node.attributes.get_float("epsilon", 1e-5))
+    write.finish(_scaled(write, normal, *_per_channel(write, node, len(shape))))
 
 
 def _per_channel(write: Rewriting, node: ir.Node, rank: int) -> list[ir.Value]:
@@ -72,36 +57,22 @@ def _per_channel(write: Rewriting, node: ir.Node, rank: int) -> list[ir.Value]:
 
 def _group(node: ir.Node) -> None:
     """Normalize each group of channels; the scales are one a channel from opset 21 on, one a group before."""
-    write, source = Rewriting(node), node.inputs[0]
-    assert source is not None
-    shape, groups = shape_of(source), node.attributes.get_int("num_groups")
+    write, source, shape = start(node)
+    groups = node.attributes.get_int("num_groups")
     if DYNAMIC in shape[1:]:
         raise RefusedError("groups of a dynamic shape")
     parts = write.reshape(source, (shape[0], groups, math.prod(shape[1:]) // groups))
-    centred, _ = _centred(write, parts, [2])
-    deviation = _deviation(write, centred, [2], node.attributes.get_float("epsilon", 1e-5))
-    normal = write.add("Div", centred, deviation)
+    normal, *_ = _normal(write, parts, [2], node.attributes.get_float("epsilon", 1e-5))
     if shape_of(node.inputs[1]) == (groups,) and groups != shape[1]:
         write.finish(write.reshape(_scaled(write, normal, *_per_channel(write, node, 3)), shape))
         return
     write.finish(_scaled(write, write.reshape(normal, shape), *_per_channel(write, node, len(shape))))
 
 
-def _mean_variance(node: ir.Node) -> None:
-    write, source = Rewriting(node), node.inputs[0]
-    assert source is not None
-    rank = len(shape_of(source))
-    axes = [axis % rank for axis in node.attributes.get_ints("axes", (0, 2, 3))]
-    centred, _ = _centred(write, source, axes)
-    deviation = write.add("Sqrt", write.reduce("Mean", write.add("Mul", centred, centred), axes))
-    write.finish(write.add("Div", centred, write.add("Add", deviation, write.number(1e-9, source))))
-
-
 def _length(node: ir.Node) -> None:
     """Divide by the L1 or L2 length along one axis."""
-    write, source = Rewriting(node), node.inputs[0]
-    assert source is not None
-    axis = node.attributes.get_int("axis", -1) % len(shape_of(source))
+    write, source, shape = start(node)
+    axis = node.attributes.get_int("axis", -1) % len(shape)
     if node.attributes.get_int("p", 2) == 1:
         length = write.reduce("Sum", write.add("Abs", source), [axis])
     else:
@@ -117,6 +88,4 @@ NORMALIZATIONS: Mapping[str, Callable[[ir.Node], None]] = {
     "InstanceNormalization": _instance,
     "LayerNormalization": _layer,
     "LpNormalization": _length,
-    "MeanVarianceNormalization": _mean_variance,
-    "RMSNormalization": _root_mean_square,
 }

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgeopt.tflite.constants import read_array
 from edgeopt.tflite.pictures import ints_of
 from edgeopt.tflite.program import RefusedError
-from edgeopt.tflite.rewriting import DOMAIN, Rewriting
+from edgeopt.tflite.rewriting import DOMAIN, Rewriting, start
 from edgeopt.tflite.shapes import shape_of
 
 Form = Callable[[Rewriting, ir.Value, list[int], int], ir.Value]
@@ -38,10 +38,9 @@ def reduction(form: Form, before: Callable[[Rewriting, ir.Value], ir.Value] | No
 
     def rewrite(node: ir.Node) -> None:
         axes = reduction_axes(node)
-        write, source = Rewriting(node), node.inputs[0]
-        assert source is not None
+        write, source, shape = start(node)
         each = before(write, source) if before is not None else source
-        if axes and shape_of(source):
+        if axes and shape:
             write.finish(form(write, each, axes, node.attributes.get_int("keepdims", 1)))
         else:
             write.finish(write.copy(each))
@@ -83,17 +82,14 @@ def _squared(write: Rewriting, value: ir.Value) -> ir.Value:
 
 def _extreme(op_type: str) -> Callable[[ir.Node], None]:
     def rewrite(node: ir.Node) -> None:
-        axis = node.attributes.get_int("axis", 0) % len(shape_of(node.inputs[0]))
-        write, source = Rewriting(node), node.inputs[0]
-        assert source is not None
-        settings: dict[str, Any] = {
+        write, source, shape = start(node)
+        attributes: dict[str, Any] = {
+            "axes": [node.attributes.get_int("axis", 0) % len(shape)],
             "keepdims": node.attributes.get_int("keepdims", 1),
             "select_last_index": node.attributes.get_int("select_last_index", 0),
         }
         shape = shape_of(node.outputs[0])
-        write.finish(
-            write.add(op_type, source, shape=shape, dtype=ir.DataType.INT64, domain=DOMAIN, axes=[axis], **settings)
-        )
+        write.finish(write.add(op_type, source, shape=shape, dtype=ir.DataType.INT64, domain=DOMAIN, **attributes))
 
     return rewrite
 
@@ -124,10 +120,8 @@ def _top_k(node: ir.Node) -> None:
 
 
 def _global_maximum(node: ir.Node) -> None:
-    source = node.inputs[0]
-    assert source is not None
-    write = Rewriting(node)
-    write.finish(write.reduce("Max", source, list(range(2, len(shape_of(source))))))
+    write, source, shape = start(node)
+    write.finish(write.reduce("Max", source, list(range(2, len(shape)))))
 
 
 REDUCTIONS: Mapping[str, Callable[[ir.Node], None]] = {

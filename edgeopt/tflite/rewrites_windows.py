@@ -14,7 +14,7 @@ import onnx_ir as ir
 from edgeopt.tflite.constants import Constant, read_array, read_constant
 from edgeopt.tflite.pictures import complete_window, has_resize_kernel, ints_of, resize_attributes
 from edgeopt.tflite.program import RefusedError
-from edgeopt.tflite.rewriting import DOMAIN, Rewriting
+from edgeopt.tflite.rewriting import DOMAIN, Rewriting, start
 from edgeopt.tflite.shapes import is_known, shape_of
 
 _WINDOW = ("kernel_shape", "strides", "dilations")
@@ -245,8 +245,7 @@ def _taps_of(node: ir.Node) -> list[_Taps]:
 
 def _pool_by_axis(node: ir.Node) -> None:
     """Pool along one axis after the other, which is the same for a maximum and for a sum."""
-    write, source, taps = Rewriting(node), node.inputs[0], _taps_of(node)
-    assert source is not None
+    (write, source, _), taps = start(node), _taps_of(node)
     is_max, power = node.op_type == "MaxPool", node.attributes.get_int("p", 2)
     value = source
     if node.op_type == "LpPool":
@@ -275,10 +274,9 @@ def _num_counted(node: ir.Node, taps: list[_Taps]) -> np.ndarray:
 
 def _local_response(node: ir.Node) -> None:
     """LRN: divide by a power of the mean square of the neighbouring channels."""
-    write, source, attributes = Rewriting(node), node.inputs[0], node.attributes
-    assert source is not None
-    size, channels = attributes.get_int("size"), shape_of(source)[1]
-    neighbours = _Taps(size, 1, 1, channels, (size - 1) // 2)
+    (write, source, shape), attributes = start(node), node.attributes
+    size = attributes.get_int("size")
+    neighbours = _Taps(size, 1, 1, shape[1], (size - 1) // 2)
     total = neighbours.folded(write, write.add("Mul", source, source), 1, 0.0, "Add")
     factor, bias = attributes.get_float("alpha", 1e-4) / size, attributes.get_float("bias", 1.0)
     base = write.add("Add", write.add("Mul", total, write.number(factor, source)), write.number(bias, source))

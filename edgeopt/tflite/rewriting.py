@@ -143,6 +143,13 @@ class Rewriting:
         graph.remove(node, safe=True)
 
 
+def start(node: ir.Node) -> tuple[Rewriting, ir.Value, Shape]:
+    """Return what writes in front of a node, the node's first operand and its shape."""
+    source = node.inputs[0]
+    assert source is not None
+    return Rewriting(node), source, shape_of(source)
+
+
 def take_attributes(indices: np.ndarray, size: int, axis: int) -> dict[str, Any]:
     """Return the attributes of a Take; negative indices count from behind."""
     positive = np.where(indices < 0, indices + size, indices).astype(np.int64)
