@@ -96,9 +96,9 @@ def resize(step: Step) -> Tensor:
 def resize_linear(step: Step) -> Tensor:
     """Lower Resize with linear interpolation, in float.
 
-    With one scale on both sides 1 to 15 % of the results of the int8 kernel are one step away from ONNX Runtime's, which
-    interpolates floats; of the float kernel's 0 to 6 %, all of them ties, and none with a scale that avoids ties, as our
-    quantizer chooses it. It takes a fifth more time.
+    With one scale on both sides 1 to 15 % of the int8 kernel's results are one step away from ONNX Runtime's, which
+    interpolates floats. Of the float kernel's it is 0 to 6 %, all of them ties, and none with a scale that gives no
+    ties, which is what our quantizer chooses. It takes a fifth more time.
     """
     coordinates = step.node.attributes.get_string("coordinate_transformation_mode")
     options = schema.ResizeBilinearOptionsT()
