@@ -23,7 +23,8 @@ from torch import nn
 from edgeopt.affine import quantize_int8
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo
 from edgeopt.calibrate.statistics import calibrate
-from edgeopt.export import Answer, clean, compare, export_torch, float_model, import_onnx, torch_answer
+from edgeopt.cleaning import clean
+from edgeopt.export import Answer, compare, export_torch, float_model, import_onnx, torch_answer
 from edgeopt.onnx_file import fix_input_shapes, read_onnx
 from edgeopt.quantize.placement import quantized_tensors
 from edgeopt.quantize.qdq import quantize
