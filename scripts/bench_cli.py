@@ -43,6 +43,7 @@ _COUNTS = (
     ("--rounds", 40, "rounds of ten inferences for latency"),
     ("--calibration-samples", 128, "at most so many calibration samples"),
     ("--calibration-rounds", 5, "rounds of each calibrator"),
+    ("--peer-cases", 100_000, "at most so many of ONNX's node cases for each peer"),
 )
 _EPILOG = """\
 sections:
@@ -142,7 +143,7 @@ def _without_network(section: str, options: argparse.Namespace, work: Path) -> I
     if section == "lowering":
         return chain_figures()
     if section == "node-cases":
-        return node_case_figures(options.peers, work)
+        return node_case_figures(options.peers, work, options.peer_cases)
     return size_figures()
 
 

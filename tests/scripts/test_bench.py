@@ -26,7 +26,7 @@ from bench_node_cases import write_case  # noqa: E402
 from bench_parity import agreement, steps_apart  # noqa: E402
 from bench_peer_cases import answers_match, judge_apart  # noqa: E402
 from bench_peers import find_peers  # noqa: E402
-from bench_size import lines_of  # noqa: E402
+from bench_size import lines_of, size_figures  # noqa: E402
 from bench_timing import interleaved, ratio, run_watched  # noqa: E402
 
 from edgeopt.samples import Sample  # noqa: E402
@@ -235,3 +235,11 @@ def test_bench_counts_on_a_tiny_network(project: Path, tmp_path: Path) -> None:
     assert figures["worst difference"]["value"] == 0
     assert figures["arm64: MACs on integers"]["value"] == 100.0
     assert "output values equal" in run.stdout
+
+
+def test_lowering_keeps_its_goals_of_size() -> None:
+    goals = read_goals()
+    verdicts = {figure.name: (figure.shown, verdict(figure, goals.get(figure.key))) for figure in size_figures()}
+    assert {name: judged for name, (_, judged) in verdicts.items()} == {"all files": "met", "longest file": "met"}, (
+        verdicts
+    )
