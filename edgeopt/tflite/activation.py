@@ -12,12 +12,12 @@ _SYMMETRIC = Quantization((1 / 128,), (0,))
 
 
 def gives_unit_interval(operands: Operands, output: Quantization) -> bool:
-    """LOGISTIC and SOFTMAX write scale 1/256 and zero-point -128 and nothing else."""
+    """Give scale 1/256 and zero-point -128 and nothing else."""
     return output == _UNIT_INTERVAL
 
 
 def gives_symmetric_unit(operands: Operands, output: Quantization) -> bool:
-    """TANH writes scale 1/128 and zero-point 0 and nothing else."""
+    """Give scale 1/128 and zero-point 0 and nothing else."""
     return output == _SYMMETRIC
 
 

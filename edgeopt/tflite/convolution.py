@@ -48,9 +48,10 @@ def convolution(step: Step) -> Tensor:
 
 
 def weights_by_output(axis: int) -> IntegerRule:
-    """Return the rule of a kernel with weights: zero-point 0, one scale or one for each output channel, on ``axis``."""
+    """Return the rule of a kernel whose constant weights have their output channels on ``axis``."""
 
     def rule(operands: Operands, output: Quantization) -> bool:
+        """Take int8 or int4 weights with zero-point 0 and one scale, or one for each output channel."""
         data, weight = operands[0], operands[1]
         return (
             data is not None

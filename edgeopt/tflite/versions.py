@@ -1,4 +1,4 @@
-"""The kernels there are: what each TFLite operator computes on, its lowest version for that, and who knows it.
+"""The kernels that we use: what each TFLite operator computes on, its lowest version for that, and who knows it.
 
 A runtime refuses a file with an operator version above its own, so a file that asks for no more than it needs runs on
 old boards too. Sources: LiteRT's ``tflite/tools/versioning/op_version.cc`` and ``runtime_version.cc``, and for the
@@ -16,7 +16,10 @@ _WITH_INT8 = {**_NUMBERS, "int8": 2}
 _ANYTHING = {**_WITH_INT8, "bool": 1}
 _INTEGERS = {"int8": 2, "int16": 3}
 
-_FLOAT_ONLY = "ATAN2 CEIL COS EXP FLOOR GELU HARD_SWISH LOG LOG_SOFTMAX ROUND RSQRT SIN SQRT"
+_FLOAT_ONLY = (
+    "ATAN2 BATCH_MATMUL CEIL COS EXP FLOOR GELU HARD_SWISH LEAKY_RELU LOG LOG_SOFTMAX PRELU RESIZE_BILINEAR ROUND "
+    "RSQRT SIN SQRT"
+)
 _ALSO_INT8 = "DEPTH_TO_SPACE GREATER GREATER_EQUAL LESS LESS_EQUAL SPACE_TO_DEPTH TOPK_V2"
 _LOGICAL = "LOGICAL_AND LOGICAL_NOT LOGICAL_OR REDUCE_ALL REDUCE_ANY"
 
@@ -30,7 +33,6 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "ARG_MAX": {"float32": 1, "int8": 2, "int32": 1, "bool": 3},
     "ARG_MIN": {"float32": 1, "int8": 2, "int32": 1, "bool": 3},
     "AVERAGE_POOL_2D": {"float32": 1, **_INTEGERS},
-    "BATCH_MATMUL": {"float32": 1, "int8": 2},
     "CAST": {**_NUMBERS, "bool": 1, "int8": 3},
     "CONCATENATION": {**_ANYTHING, "int16": 3},
     "CONV_2D": {"float32": 1, "int8": 3, "int16": 4},
@@ -45,7 +47,6 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "FULLY_CONNECTED": {"float32": 1, "int8": 4, "int16": 7},
     "GATHER": {**_WITH_INT8, "int16": 4, "bool": 3},
     "GATHER_ND": {**_NUMBERS, "int8": 1, "bool": 5},
-    "LEAKY_RELU": {"float32": 1, "int8": 1},
     "LOGISTIC": {"float32": 1, "int8": 2},
     "MAXIMUM": {**_WITH_INT8, "int16": 4},
     "MAX_POOL_2D": {"float32": 1, **_INTEGERS},
@@ -58,7 +59,6 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "PAD": {**_WITH_INT8, "int16": 3},
     "PADV2": {**_WITH_INT8, "int16": 3},
     "POW": {"float32": 1, "int32": 1},
-    "PRELU": {"float32": 1, "int8": 1},
     "QUANTIZE": {"float32": 1, "int16": 2},
     "REDUCE_MAX": {**_WITH_INT8, "int16": 3},
     "REDUCE_MIN": {**_WITH_INT8, "int16": 3},
@@ -67,7 +67,6 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "RELU6": {"float32": 1, "int8": 2},
     "RELU_N1_TO_1": {"float32": 1, "int8": 1},
     "RESHAPE": {**_NUMBERS, "bool": 1, "int8": 1, "int16": 1},
-    "RESIZE_BILINEAR": {"float32": 1, "int8": 2},
     "RESIZE_NEAREST_NEIGHBOR": {"float32": 1, "int8": 2, "int16": 4},
     "REVERSE_V2": {**_NUMBERS, "int8": 3, "bool": 2},
     "SCATTER_ND": {**_NUMBERS, "int8": 1, "bool": 1},
@@ -92,7 +91,7 @@ _BROUGHT_BY: Mapping[str, str] = {
     "2.1.0": "DEPTH_TO_SPACE/1 RELU/2 SCATTER_ND/1 STRIDED_SLICE/3",
     "2.2.0": "RESIZE_BILINEAR/3 REVERSE_V2/2 SELECT_V2/1 STRIDED_SLICE/4 TRANSPOSE_CONV/2",
     "2.3.0": (
-        "AVERAGE_POOL_2D/3 BATCH_MATMUL/1 BATCH_MATMUL/2 CONCATENATION/3 CONV_2D/4 DEPTHWISE_CONV_2D/5 DIV/2 "
+        "AVERAGE_POOL_2D/3 BATCH_MATMUL/1 CONCATENATION/3 CONV_2D/4 DEPTHWISE_CONV_2D/5 DIV/2 "
         "FULLY_CONNECTED/7 MAXIMUM/3 MAXIMUM/4 MAX_POOL_2D/3 MINIMUM/3 MINIMUM/4 MIRROR_PAD/2 MUL/4 "
         "RESIZE_NEAREST_NEIGHBOR/3 SUB/3 TRANSPOSE/4 TRANSPOSE_CONV/3"
     ),
