@@ -12,31 +12,32 @@ import math
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeopt.tflite.convolution import bias_tensor, constant_of, has_packed_weights, packed_product, weights_tensor
 from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
 from edgeopt.tflite.step import Step
+from edgeopt.tflite.weights import bias_tensor, constant_of, has_packed_weights, weights_tensor
 
 _MAX_RANK = 5  # BATCH_MATMUL's
-_VERSION_PER_CHANNEL = 10
+_VERSION_PER_CHANNEL = _VERSION_PACKED = 10
+_VERSION_PACKED_PER_CHANNEL = 12
 _VERSION_KEEPS_RANK = 5
 
 
 def fully_connected(step: Step) -> Tensor:
     """Lower ``x @ w.T + b`` over the last axis."""
-    if has_packed_weights(step):
-        return packed_product(step)
-    weight = step.operand(1)
-    filters = weights_tensor(step, constant_of(weight, "weights"), axis=0)
-    num_outputs, num_inputs = filters.shape
     if step.data.shape[-1] == DYNAMIC:
         raise RefusedError("a fully connected layer over a dynamic axis")
-    rank = len(step.output.shape)
+    weight, packed, rank = step.operand(1), has_packed_weights(step), len(step.output.shape)
+    num_outputs, num_inputs = step.output.shape[-1], step.data.shape[-1]
+    array = constant_of(weight, "weights").reshape(num_outputs, num_inputs)
+    filters = weights_tensor(step, array, axis=0, packed=packed)
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = step.activation
     options.keepNumDims = rank > 2 and step.data.dtype != np.int16  # tflite-runtime 2.14 gets int16 wrong
     version = _VERSION_KEEPS_RANK if options.keepNumDims else None
     if step.is_integer and not weight.per_tensor.is_per_tensor:
-        version = _VERSION_PER_CHANNEL
+        version = _VERSION_PACKED_PER_CHANNEL if packed else _VERSION_PER_CHANNEL
+    elif packed:
+        version = _VERSION_PACKED
     source = step.data if options.keepNumDims else step.emitter.rows(step.data, num_inputs)
     product = step.output
     if rank != 2 and not options.keepNumDims:

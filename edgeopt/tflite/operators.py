@@ -22,6 +22,7 @@ from edgeopt.tflite import (
 )
 from edgeopt.tflite.step import Entry, never, one_scale
 from edgeopt.tflite.unary import UNARY
+from edgeopt.tflite.weights import weights_by_output
 
 OPERATORS: Mapping[tuple[str, str], Entry] = {
     **{("", name): entry for name, entry in UNARY.items()},
@@ -61,11 +62,11 @@ OPERATORS: Mapping[tuple[str, str], Entry] = {
     ("edgeopt", "ArgMin"): Entry(reduction.arg_extreme("ARG_MIN"), never),
     ("edgeopt", "AveragePool"): Entry(pooling.average_pool, fuses=True),
     ("edgeopt", "Clamp"): Entry(clamping.clamp_step),
-    ("edgeopt", "Conv"): Entry(convolution.convolution, convolution.weights_by_output(0), fuses=True, bias=2),
-    ("edgeopt", "ConvTranspose"): Entry(transposed.transposed_convolution, convolution.weights_by_output(1), bias=2),
+    ("edgeopt", "Conv"): Entry(convolution.convolution, weights_by_output(0), fuses=True, bias=2),
+    ("edgeopt", "ConvTranspose"): Entry(transposed.transposed_convolution, weights_by_output(1), bias=2),
     ("edgeopt", "CumSum"): Entry(reduction.running_sum, never),
     ("edgeopt", "DepthToSpace"): Entry(shape.depth_to_space, keeps_scale=True),
-    ("edgeopt", "FullyConnected"): Entry(matmul.fully_connected, convolution.weights_by_output(0), fuses=True, bias=2),
+    ("edgeopt", "FullyConnected"): Entry(matmul.fully_connected, weights_by_output(0), fuses=True, bias=2),
     ("edgeopt", "Max"): Entry(reduction.over_axes("REDUCE_MAX"), keeps_scale=True),
     ("edgeopt", "MaxPool"): Entry(pooling.max_pool, fuses=True, keeps_scale=True),
     ("edgeopt", "Mean"): Entry(reduction.over_axes("MEAN")),

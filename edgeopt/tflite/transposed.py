@@ -14,9 +14,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeopt.tflite.convolution import SAME, VALID, bias_tensor, constant_of, weights_tensor
+from edgeopt.tflite.convolution import SAME, VALID
 from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
 from edgeopt.tflite.step import Step
+from edgeopt.tflite.weights import bias_tensor, constant_of, weights_tensor
 
 
 class _Frame(NamedTuple):
