@@ -77,12 +77,30 @@ def _gather(node: ir.Node) -> None:
     """A Gather with constant indices; with computed ones it stays as it is."""
     indices = read_array(node.inputs[1])
     if indices is None:
+        _gather_stored(node)
         return
     write, source, shape = start(node)
     axis = node.attributes.get_int("axis", 0) % len(shape)
     if not is_known(shape[axis]) and (indices < 0).any():
         raise RefusedError("negative indices into a dynamic axis")
     write.finish(write.take(source, indices, axis))
+
+
+def _gather_stored(node: ir.Node) -> None:
+    """Gather from the integers of a quantized table and dequantize what is found, not the whole table."""
+    table, (write, source, _) = read_constant(node.inputs[0]), start(node)
+    dequantize = source.producer()
+    if (
+        table is None
+        or dequantize is None
+        or len(dequantize.inputs) < 3
+        or table.scales is None
+        or table.scales.size > 1
+    ):
+        return
+    shape, axis = shape_of(node.outputs[0]), node.attributes.get_int("axis", 0)
+    found = write.add("Gather", dequantize.inputs[0], node.inputs[1], shape=shape, axis=axis)
+    write.finish(write.add("DequantizeLinear", found, *dequantize.inputs[1:], shape=shape, dtype=source.dtype))
 
 
 def _gather_points(node: ir.Node) -> None:

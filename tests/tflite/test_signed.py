@@ -102,3 +102,19 @@ def test_lower_refuses_when_integers_are_read_with_two_scales():
     write.output(write.node("Add", *readings))
     with pytest.raises(LoweringError, match="with another scale"):
         lowered(write.model())
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_lower_looks_up_integers_when_a_table_is_quantized(dtype):
+    write = GraphWriter()
+    table = np.random.default_rng(3).integers(0, 100, (500, 64)).astype(dtype)
+    inputs = [write.constant(table), write.constant(np.float32(0.02)), write.constant(dtype(7))]
+    found = write.node("Gather", write.node("DequantizeLinear", *inputs), write.input("i", (1, 9), TensorProto.INT64))
+    write.output(write.node("Relu", found))
+    model = write.model()
+    content, feeds = lowered(model), {"i": np.array([[0, 499, -1, 3, 3, 250, -500, 77, 1]])}
+    assert len(content) < 1.3 * table.size
+    (reference,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
+    (actual,) = Interpreter(model_content=content, num_threads=1).get_signature_runner()(**feeds).values()
+    assert len(np.unique(reference)) > 50
+    np.testing.assert_array_equal(actual, reference)
