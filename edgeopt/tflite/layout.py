@@ -29,7 +29,7 @@ from edgeopt.errors import LoweringError
 from edgeopt.tflite import layout_rules
 from edgeopt.tflite.constants import read_constant, write_constant
 from edgeopt.tflite.reshaping import moves_no_data
-from edgeopt.tflite.shapes import Permutation, identity, inverse, permuted, shape_of
+from edgeopt.tflite.shapes import Permutation, identity, permuted, shape_of
 
 Layout = Literal["NCHW", "NHWC"]
 CHANNELS_LAST: Permutation = (0, 2, 3, 1)
@@ -180,11 +180,6 @@ def insert_transpose(value: ir.Value, step: Permutation, before: ir.Node, *, as_
     output.name, output.type, output.shape = name, value.type, _permuted_dims(value, step)
     before.prepend(node)
     return output
-
-
-def renamed_axis(axis: int, permutation: Permutation) -> int:
-    """Return where logical ``axis`` is in the stored tensor."""
-    return inverse(permutation)[axis % len(permutation)]
 
 
 def _permuted_dims(value: ir.Value, permutation: Permutation) -> ir.Shape:

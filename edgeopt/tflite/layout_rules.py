@@ -21,8 +21,8 @@ Rule = Callable[[ir.Node, "LayoutWalk"], None]
 
 _CHANNELS_LAST: Permutation = (0, 2, 3, 1)
 _ELEMENTWISE = (
-    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Or"),
-    *("PRelu", "Pow", "Sum", "Where", "Xor"),
+    *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod"),
+    *("Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 
 
@@ -109,7 +109,7 @@ def softmax(node: ir.Node, walk: LayoutWalk) -> None:
     walk.keep(node, permutation)
 
 
-def mean(node: ir.Node, walk: LayoutWalk) -> None:
+def reduction(node: ir.Node, walk: LayoutWalk) -> None:
     """Rename the axes; what remains keeps its order."""
     permutation = walk.permutation(_data(node))
     axes = list(node.attributes.get_ints("axes"))
@@ -123,23 +123,15 @@ def mean(node: ir.Node, walk: LayoutWalk) -> None:
 
 def pad(node: ir.Node, walk: LayoutWalk) -> None:
     """Reorder the pads."""
-    permutation = walk.permutation(_data(node))
-    pads = tuple(node.attributes.get_ints("pads"))
-    rank = len(permutation)
-    walk.use(node, 0, permutation)
+    permutation = _follow(node, walk)
+    pads, rank = node.attributes.get_ints("pads"), len(permutation)
     renamed = permuted(pads[:rank], permutation) + permuted(pads[rank:], permutation)
-    node.attributes.add(ir.AttrInt64s("pads", list(renamed)))
-    walk.keep(node, permutation)
+    node.attributes.add(ir.AttrInt64s("pads", renamed))
 
 
 def slices(node: ir.Node, walk: LayoutWalk) -> None:
     """Reorder the bounds."""
-    permutation = walk.permutation(_data(node))
-    walk.use(node, 0, permutation)
-    for name in ("starts", "ends", "steps"):
-        bounds = tuple(node.attributes.get_ints(name))
-        node.attributes.add(ir.AttrInt64s(name, list(permuted(bounds, permutation))))
-    walk.keep(node, permutation)
+    _permute(node, _follow(node, walk), "starts", "ends", "steps")
 
 
 def transpose(node: ir.Node, walk: LayoutWalk) -> None:
@@ -184,10 +176,18 @@ def _data(node: ir.Node) -> ir.Value:
     return value
 
 
-def _follow(node: ir.Node, walk: LayoutWalk) -> None:
+def _follow(node: ir.Node, walk: LayoutWalk) -> Permutation:
+    """Take the first operand as it is stored, store the result so, and return the order."""
     permutation = walk.permutation(_data(node))
     walk.use(node, 0, permutation)
     walk.keep(node, permutation)
+    return permutation
+
+
+def _permute(node: ir.Node, permutation: Permutation, *names: str) -> None:
+    """Reorder attributes that have an entry for each axis."""
+    for name in names:
+        node.attributes.add(ir.AttrInt64s(name, permuted(node.attributes.get_ints(name), permutation)))
 
 
 def _rename_axis(node: ir.Node, permutation: Permutation) -> None:
@@ -259,16 +259,12 @@ def _layers_behind(value: ir.Value) -> list[ir.Node] | None:
 
 def along_axis(node: ir.Node, walk: LayoutWalk) -> None:
     """Work along one axis, which gets its new name."""
-    _follow(node, walk)
-    _rename_axis(node, walk.permutation(node.outputs[0]))
+    _rename_axis(node, _follow(node, walk))
 
 
 def tile(node: ir.Node, walk: LayoutWalk) -> None:
     """Reorder the repeats."""
-    permutation = walk.permutation(_data(node))
-    _follow(node, walk)
-    repeats = tuple(node.attributes.get_ints("repeats"))
-    node.attributes.add(ir.AttrInt64s("repeats", list(permuted(repeats, permutation))))
+    _permute(node, _follow(node, walk), "repeats")
 
 
 def take(node: ir.Node, walk: LayoutWalk) -> None:
@@ -291,41 +287,28 @@ def _without(axes: list[int], permutation: Permutation) -> Permutation:
     return tuple(left.index(axis) for axis in permutation if axis in left)
 
 
+_EACH_ALIKE = ("Cast", "HardSwish", "Sigmoid", "Tanh", *UNARY)
+_WINDOWS = ("AveragePool", "Conv", "ConvTranspose", "DepthToSpace", "MaxPool", "SpaceToDepth")
+_REDUCTIONS = ("ArgMax", "ArgMin", "Max", "Mean", "Min", "Prod", "Sum")
+
 RULES: Mapping[tuple[str, str], Rule] = {
-    **{("", name): any_order for name in UNARY},
+    **{("", name): any_order for name in _EACH_ALIKE},
     **{("", name): elementwise for name in _ELEMENTWISE},
-    **{("edgeopt", name): mean for name in ("ArgMax", "ArgMin", "Max", "Min", "Prod", "Sum")},
-    ("", "Cast"): any_order,
-    ("", "ConvTranspose"): channels_last,
+    **{("", name): channels_last for name in _WINDOWS},
+    **{("", name): softmax for name in ("Hardmax", "LogSoftmax", "Softmax")},
+    **{("", name): quantization for name in ("DequantizeLinear", "QuantizeLinear")},
+    **{("edgeopt", name): reduction for name in _REDUCTIONS},
+    ("", "Concat"): concat,
+    ("", "Resize"): resize,
+    ("", "Transpose"): transpose,
+    ("edgeopt", "Clamp"): any_order,
     ("edgeopt", "CumSum"): along_axis,
-    ("", "DepthToSpace"): channels_last,
-    ("", "Hardmax"): softmax,
-    ("", "LogSoftmax"): softmax,
+    ("edgeopt", "FullyConnected"): fully_connected,
     ("edgeopt", "MirrorPad"): pad,
-    ("", "SpaceToDepth"): channels_last,
+    ("edgeopt", "Pad"): pad,
+    ("edgeopt", "Reshape"): reshape,
+    ("edgeopt", "Slice"): slices,
     ("edgeopt", "Take"): take,
     ("edgeopt", "Tile"): tile,
     ("edgeopt", "TopK"): softmax,
-    ("", "Add"): elementwise,
-    ("", "AveragePool"): channels_last,
-    ("edgeopt", "Clamp"): any_order,
-    ("", "Concat"): concat,
-    ("", "Conv"): channels_last,
-    ("", "DequantizeLinear"): quantization,
-    ("", "Div"): elementwise,
-    ("edgeopt", "FullyConnected"): fully_connected,
-    ("", "HardSwish"): any_order,
-    ("", "MaxPool"): channels_last,
-    ("edgeopt", "Mean"): mean,
-    ("", "Mul"): elementwise,
-    ("edgeopt", "Pad"): pad,
-    ("", "QuantizeLinear"): quantization,
-    ("edgeopt", "Reshape"): reshape,
-    ("", "Resize"): resize,
-    ("", "Sigmoid"): any_order,
-    ("edgeopt", "Slice"): slices,
-    ("", "Softmax"): softmax,
-    ("", "Sub"): elementwise,
-    ("", "Tanh"): any_order,
-    ("", "Transpose"): transpose,
 }
