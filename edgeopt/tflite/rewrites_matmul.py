@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgeopt.tflite.constants import Constant, read_constant
 from edgeopt.tflite.program import RefusedError
-from edgeopt.tflite.rewriting import Rewriting
+from edgeopt.tflite.rewriting import DOMAIN, Rewriting
 from edgeopt.tflite.shapes import Shape, broadcast_shape, shape_of
 
 
@@ -17,12 +17,24 @@ def batched_matmul(node: ir.Node) -> None:
     left, right = node.inputs
     assert left is not None
     assert right is not None
+    write, weight = Rewriting(node), read_constant(left)
+    if weight is not None and weight.scales is not None and weight.array.ndim == 2 and len(shape_of(right)) > 1:
+        _weights_on_the_left(write, weight, right)
+        return
     if len(shape_of(left)) > 1 and len(shape_of(right)) > 1:
         return
-    write = Rewriting(node)
     rows = write.reshape(left, (1, *shape_of(left))) if len(shape_of(left)) == 1 else left
     columns = write.reshape(right, (*shape_of(right), 1)) if len(shape_of(right)) == 1 else right
     write.finish(write.reshape(_product(write, rows, columns), shape_of(node.outputs[0])))
+
+
+def _weights_on_the_left(write: Rewriting, weight: Constant, right: ir.Value) -> None:
+    """``W X`` with quantized weights as the transpose of ``X.T W.T``, which is a fully connected layer."""
+    swap = [*range(len(shape_of(right)) - 2), len(shape_of(right)) - 1, len(shape_of(right)) - 2]
+    columns = write.transpose(right, swap)
+    shape = (*shape_of(columns)[:-1], weight.array.shape[0])
+    product = write.add("FullyConnected", columns, write.write(weight, "weight"), shape=shape, domain=DOMAIN)
+    write.finish(write.transpose(product, swap))
 
 
 def _product(write: Rewriting, left: ir.Value, right: ir.Value) -> ir.Value:

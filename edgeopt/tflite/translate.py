@@ -49,7 +49,7 @@ class _Translation:
     def declare_inputs(self, integer_io: bool) -> None:
         """Make a tensor of each graph input; of integers where its only reader quantizes it."""
         for value in self.graph.inputs:
-            reader = self._only_quantize(value) if integer_io else None
+            reader = _only_consumer(value, "QuantizeLinear") if integer_io else None
             quantization = _quantization_of(reader) if reader is not None else None
             if reader is None or quantization is None:
                 tensor = self.emitter.tensor(_name(value), shape_of(value), _dtype(value))
@@ -93,7 +93,7 @@ class _Translation:
         entry = OPERATORS.get((node.domain, node.op_type))
         if entry is None or WHY_NOT in node.metadata_props:
             raise RefusedError(node.metadata_props.get(WHY_NOT, "there is no lowering for this operator"))
-        clamp_node = self._only_clamp(node.outputs[0])
+        clamp_node = _only_consumer(node.outputs[0], "Clamp")
         end = clamp_node.outputs[0] if clamp_node is not None else node.outputs[0]
         if self._moves_integers(node):
             self._tensors[node.outputs[0]] = self._moved_integers(node, entry)
@@ -126,7 +126,7 @@ class _Translation:
 
     def _integer_target(self, node: ir.Node, entry: Entry, end: ir.Value) -> ir.Node | None:
         """Return the QuantizeLinear behind an operator that can run in integers."""
-        quantize = self._only_quantize(end)
+        quantize = _only_consumer(end, "QuantizeLinear")
         quantization = _quantization_of(quantize) if quantize is not None else None
         operands = self._integer_operands(node, entry)
         if quantization is None or operands is None:
@@ -251,12 +251,6 @@ class _Translation:
     def _output(self, value: ir.Value, quantization: Quantization | None, name: str | None = None) -> Tensor:
         dtype = _dtype(value) if quantization is None else quantization.dtype
         return self.emitter.tensor(name or _name(value), shape_of(value), dtype, quantization)
-
-    def _only_quantize(self, value: ir.Value) -> ir.Node | None:
-        return _only_consumer(value, "QuantizeLinear")
-
-    def _only_clamp(self, value: ir.Value) -> ir.Node | None:
-        return _only_consumer(value, "Clamp")
 
 
 def _only_consumer(value: ir.Value, op_type: str) -> ir.Node | None:

@@ -365,6 +365,15 @@ def test_matmul_takes_the_add_behind_it_as_bias_when_int8(shape):
     assert (difference == 0).mean() > 0.97
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("shape", [(32, 5), (3, 32, 5)])
+def test_matmul_equals_onnxruntime_when_int8_weights_are_on_the_left(shape, per_channel):
+    def build(write: GraphWriter, values: list[str]) -> str:
+        return write.node("MatMul", write.weight((7, 32), channel_scales(7) if per_channel else 0.004), values[0])
+
+    assert_equal_in_integers(quantized_model(build, shape, output=(0.2, 9)), 0.2, ["FULLY_CONNECTED"])
+
+
 # --- everything else, float -----------------------------------------------------------------------------------------
 
 FLOAT_CASES: dict[str, tuple[Build, list[tuple[int, ...]]]] = {
