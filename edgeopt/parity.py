@@ -41,9 +41,11 @@ EXIT_DAMAGED, EXIT_FAILED, EXIT_NO_RUNTIME = 11, 12, 13
 # Error-free answers have an infinite ratio, which JSON cannot hold; no int8 network comes near this figure.
 MAX_SQNR_DB = 200.0
 
-# In order of preference. The steps of the second question are judged only for kernels like the reference's.
+# In order of preference. Steps are judged for kernels like the reference's, and for TFLite's built-in kernels against
+# what those answered where the bundle was built; on x86 the built-in kernels round in a third way, and are not judged.
 TFLITE_RUNTIMES = ("ai-edge-litert", "tflite-runtime", "tensorflow")
 LIKE_REFERENCE = ("ai-edge-litert", "onnxruntime")
+BUILT_IN_ON_ARM = ("tflite-runtime",)
 
 
 class BundleDamaged(Exception):
@@ -216,6 +218,9 @@ def judge(run: Run, golden: Arrays, manifest: Facts, runtime: str, tick: Callabl
     limits = manifest["limits"]
     like_reference = runtime in LIKE_REFERENCE
     reports = [_judge_output(facts, answers[facts["name"]], golden, names, labels) for facts in manifest["outputs"]]
+    if has_built_in_kernels(runtime, platform.machine()):
+        for facts, report in zip(manifest["outputs"], reports):
+            report["built_in_steps"] = _built_in_steps(facts, answers[facts["name"]], golden)
     failures = [failure for report in reports for failure in _failures(report, limits, like_reference, len(names))]
     if not manifest["integer_coverage"] >= limits["min_integer_coverage"]:
         failures.append(
@@ -266,6 +271,20 @@ def _judge_output(facts: Facts, answers: list[Array], golden: Arrays, names: lis
     return report
 
 
+def has_built_in_kernels(runtime: str, machine: str) -> bool:
+    """Return whether a runtime computes as TFLite's reference kernels do, but for a step now and then."""
+    return runtime in BUILT_IN_ON_ARM and machine in ("aarch64", "arm64", "armv7l")
+
+
+def _built_in_steps(facts: Facts, answers: list[Array], golden: Arrays) -> float | None:
+    """Return how far the answers are from the reference kernels'; ``None`` without these, or if one is NaN."""
+    expected = golden.get("built_in/" + facts["name"])
+    if expected is None:
+        return None
+    worst = max(_difference(to_steps(a, facts), to_steps(e, facts)).max() for a, e in zip(answers, expected))
+    return None if math.isnan(worst) else math.ceil(float(worst) - 1e-3)
+
+
 def _difference(actual: Array, expected: Array) -> Array:
     """Return how far apart two answers are; NaN where one is NaN or infinite."""
     finite = np.isfinite(actual) & np.isfinite(expected)
@@ -293,6 +312,9 @@ def _failures(report: Facts, limits: Facts, judge_steps: bool, num_samples: int)
     if judge_steps and report["max_steps"] > limits["max_steps"]:
         where = f"on sample {report['worst_steps_sample']}, limit {limits['max_steps']}"
         yield f"{name}: {report['max_steps']} steps from the quantized reference {where}"
+    built_in = report.get("built_in_steps")
+    if built_in is not None and built_in > limits["max_built_in_steps"]:
+        yield f"{name}: {built_in} steps from TFLite's built-in kernels, limit {limits['max_built_in_steps']}"
     if report["sqnr_db"] < limits["min_sqnr_db"]:
         where = f"on sample {report['worst_sample']}, limit {limits['min_sqnr_db']:.1f}"
         yield f"{name}: {report['sqnr_db']:.1f} dB to the float network {where}"
@@ -409,6 +431,8 @@ def describe(report: Facts) -> str:
         ratio = "NaN" if output["sqnr_db"] is None else f"{output['sqnr_db']:.1f} dB at least"
         equal = f"{output['equal_fraction']:.2%} equal"
         lines.append(f"  {output['name']}: {steps}, {equal}, {ratio} ({output['worst_sample']})")
+        if output.get("built_in_steps") is not None:
+            lines.append(f"  {output['name']}: {output['built_in_steps']} steps at most from the built-in kernels")
     if not report["steps_judged"]:
         lines.append("  other kernels than the reference's: steps are shown, not judged")
     lines += ["  no: " + failure for failure in report["failures"]]

@@ -193,9 +193,12 @@ class ParityLimits:
     """Where the verdict turns to no; each figure is judged on the worst held-out sample, agreement on all of them.
 
     ``max_steps`` left out takes the target's fact: how far its kernels were measured from the quantized reference.
+    ``max_built_in_steps`` is the same for runtimes with TFLite's built-in kernels, from what those kernels answered
+    where the bundle was built.
     """
 
     max_steps: int | None = None
+    max_built_in_steps: int | None = None
     min_sqnr_db: float = 10.0
     min_cosine: float = 0.95
     min_top1_agreement: float = 0.9
@@ -203,8 +206,10 @@ class ParityLimits:
 
     def __post_init__(self) -> None:
         """Refuse limits that no answer can break or keep."""
-        if self.max_steps is not None and not 0 <= self.max_steps <= 255:
-            raise RecipeError(f"'max_steps' must be in [0, 255], got {self.max_steps}")
+        for name in ("max_steps", "max_built_in_steps"):
+            steps = getattr(self, name)
+            if steps is not None and not 0 <= steps <= 255:
+                raise RecipeError(f"'{name}' must be in [0, 255], got {steps}")
         for name in ("min_top1_agreement", "min_integer_coverage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"'{name}' is a share in [0, 1], got {getattr(self, name)}")
@@ -219,6 +224,7 @@ class TargetOverrides:
     parity: Mapping[str, object] = field(default_factory=dict)
     quantize: Mapping[str, object] = field(default_factory=dict)
     input_layout: Literal["NCHW", "NHWC"] | None = None
+    output_layout: Literal["NCHW", "NHWC"] | None = None
     max_batch: int = 32
 
 

@@ -211,6 +211,19 @@ class SharedStages:
             self._qdq[known] = QdqModel(entry.folder / "model.onnx", scheme_name), entry
         return self._qdq[known]
 
+    def quantized_answers(self, source: QdqModel, source_entry: CacheEntry) -> CacheEntry:
+        """What a QDQ graph answers on the held-out samples, for all targets that lower it."""
+
+        def make(folder: Path) -> str:
+            from edgeopt.bundle.golden import save_golden
+            from edgeopt.bundle.reference import quantized_answers
+
+            save_golden(quantized_answers(source, self.held_out), folder / "quantized.npz")
+            return f"{self.recipe.calibration.num_held_out} held-out samples"
+
+        key = [entry_digest(source_entry), *self.dataset.key(), settings_key(self.recipe.calibration)]
+        return self.runner.run(f"reference-{source.scheme}", "bundle/reference.py", ONNX, key, make)
+
     @cached_property
     def held_out(self) -> list[Sample]:
         """The samples that judge, read once for all targets."""

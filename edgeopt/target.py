@@ -28,8 +28,8 @@ class TargetSpec:
     """The facts of one target, as ``target.toml`` states them.
 
     ``round_to`` is how many channels its kernels handle at once: pruned widths are multiples of it. ``image_layout``
-    is how its model takes images, ``""`` as the network does. ``runtime_package`` is what its bundle is verified with
-    here, and ``max_steps`` how far from the quantized reference its kernels may answer.
+    is how its model takes and gives images, ``""`` as the network does. ``runtime_package`` is what its bundle is
+    verified with here, and ``max_steps`` how far from the quantized reference its kernels may answer.
     """
 
     name: str
@@ -41,6 +41,7 @@ class TargetSpec:
     model_format: Literal["tflite", "onnx"]
     round_to: int
     max_steps: int
+    max_built_in_steps: int
     image_layout: Literal["NCHW", "NHWC", ""]
     device_note: str
     folder: Path
@@ -52,9 +53,10 @@ class TargetSpec:
 
 @dataclass(frozen=True)
 class LoweringRequest:
-    """What a recipe asks of a lowering: the layout of image inputs by name, and the largest dynamic batch."""
+    """What a recipe asks of a lowering: the layout of images by name, and the largest dynamic batch."""
 
     input_layouts: Mapping[str, Layout]
+    output_layouts: Mapping[str, Layout]
     max_batch: int
 
 

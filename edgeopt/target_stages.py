@@ -29,7 +29,7 @@ from edgeopt.runner import (
     save_report,
     settings_key,
 )
-from edgeopt.settings import TargetOverrides
+from edgeopt.settings import ParityLimits, TargetOverrides
 from edgeopt.shared_stages import SharedStages
 from edgeopt.stage import stage
 from edgeopt.target import Layout, LoweringRequest, TargetSpec, load_backend
@@ -68,9 +68,9 @@ class TargetStages:
     def bundle(self) -> BuiltBundle:
         """Lower, verify and write the bundle of one target."""
         quantize_settings, limits, overrides = settings_for(self.recipe, self.spec.name)
-        limits = replace(limits, max_steps=self.spec.max_steps if limits.max_steps is None else limits.max_steps)
+        limits = self._complete(limits)
         source, source_entry = self.shared.qdq(self.spec.scheme, quantize_settings)
-        request = LoweringRequest(self._layouts(overrides), overrides.max_batch)
+        request = LoweringRequest(self._layouts(overrides), self._output_layouts(overrides), overrides.max_batch)
 
         def make(folder: Path) -> str:
             from edgeopt.bundle.manifest import describe_model
@@ -100,6 +100,11 @@ class TargetStages:
         judged = self._judged(source, source_entry, lowered, entry, described["model"])
         return self._written(lowered, described["model"], judged)
 
+    def _complete(self, limits: ParityLimits) -> ParityLimits:
+        """Take the target's facts for what the recipe leaves out."""
+        facts = {name: getattr(self.spec, name) for name in ("max_steps", "max_built_in_steps")}
+        return replace(limits, **{name: fact for name, fact in facts.items() if getattr(limits, name) is None})
+
     def _layouts(self, overrides: TargetOverrides) -> dict[str, Layout]:
         """Return how the model takes each image: as the recipe asks, else as the target prefers."""
         layouts: dict[str, Layout] = {}
@@ -114,6 +119,16 @@ class TargetStages:
                 )
         return layouts
 
+    def _output_layouts(self, overrides: TargetOverrides) -> dict[str, Layout]:
+        """Return how the model gives each output with four axes, which the network gives channels first."""
+        layout = overrides.output_layout or self.spec.image_layout or "NCHW"
+        if self.spec.model_format == "onnx" and layout != "NCHW":
+            raise RecipeError(
+                f"[targets.{self.spec.name}] output_layout: {self.spec.name} gives outputs as the network does, NCHW, "
+                f"got {layout}"
+            )
+        return {output.name: layout for output in self.shared.float_model[0].outputs if len(output.shape) == 4}
+
     def _judged(
         self,
         source: QdqModel,
@@ -123,16 +138,19 @@ class TargetStages:
         model: Manifest,
     ) -> CacheEntry:
         """Run the model on every held-out sample; the golden vectors stay for the bundle."""
+        quantized_entry = self.shared.quantized_answers(source, source_entry)
 
         def make(folder: Path) -> str:
             from edgeopt.bundle.golden import first_samples, load_golden, save_golden
-            from edgeopt.bundle.reference import quantized_reference
+            from edgeopt.bundle.reference import built_in_reference, golden_vectors
 
             answers = load_golden(self.shared.reference.folder / "reference.npz")
-            golden = quantized_reference(
-                source, self.shared.held_out, answers, self.recipe.model.inputs, lowered.border
-            )
-            save_golden(first_samples(golden, self.recipe.calibration.num_golden), folder / "golden.npz")
+            quantized = load_golden(quantized_entry.folder / "quantized.npz")
+            golden = golden_vectors(self.shared.held_out, answers, quantized, self.recipe.model.inputs, lowered.border)
+            kept = first_samples(golden, self.recipe.calibration.num_golden)
+            if self.spec.model_format == "tflite":
+                kept |= built_in_reference(lowered.path, kept, lowered.border)
+            save_golden(kept, folder / "golden.npz")
             if not self._verify:
                 save_report(folder, {"parity": None})
                 return "not run"
@@ -140,7 +158,7 @@ class TargetStages:
             save_report(folder, {"parity": report.to_json()})
             return _parity_summary(report)
 
-        made_from = (source_entry, lowered_entry, self.shared.reference)
+        made_from = (quantized_entry, lowered_entry, self.shared.reference)
         key = [*map(entry_digest, made_from), str(self._verify), str(self.recipe.calibration.num_golden)]
         key += code_key(PACKAGE / "bundle/reference.py")
         return self.runner.run(f"verify-{self.spec.name}", "verdict.py", RUNTIMES, key, make)

@@ -29,7 +29,8 @@ class OutputParity:
     """How one output compares; every figure but ``equal_fraction`` and the shares is that of the worst sample.
 
     ``max_steps`` and ``equal_fraction`` are against the quantized reference, the rest against the float network; NaN
-    stands for an answer that was NaN, and fails. Accuracies are there if the samples have labels.
+    stands for an answer that was NaN, and fails. Accuracies are there if the samples have labels. ``built_in_steps``
+    is against TFLite's built-in kernels, for a runtime that computes as these do.
     """
 
     name: str
@@ -43,6 +44,7 @@ class OutputParity:
     top1_agreement: float | None
     float_accuracy: float | None = None
     accuracy: float | None = None
+    built_in_steps: float | None = None
 
 
 @dataclass(frozen=True)

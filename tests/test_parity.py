@@ -158,6 +158,20 @@ def test_judge_shows_steps_without_judging_when_kernels_are_others() -> None:
     assert (report["passed"], report["steps_judged"], report["outputs"][0]["max_steps"]) == (True, False, 2)
 
 
+@pytest.mark.parametrize(("machine", "failures"), [("x86_64", 0), ("aarch64", 1)])
+def test_judge_compares_built_in_kernels_with_their_own_answers_when_the_cpu_rounds_so(
+    monkeypatch: pytest.MonkeyPatch, machine: str, failures: int
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    facts = manifest(max_built_in_steps=1, min_sqnr_db=0, min_cosine=0)
+    near = {"built_in/y": changed(2, 1, 1)[:3]}
+    assert verdict(changed(2, 1, 2), "tflite-runtime", facts, **near)["failures"] == []
+    far = {"built_in/y": changed(2, 1, 0)[:3]}
+    report = verdict(changed(2, 1, 2), "tflite-runtime", facts, **far)
+    assert report["failures"] == ["y: 2 steps from TFLite's built-in kernels, limit 1"] * failures
+    assert report["outputs"][0].get("built_in_steps") == (2 if failures else None)
+
+
 def test_judge_refuses_when_there_are_no_samples() -> None:
     with pytest.raises(BundleDamaged, match="a verdict on nothing would be a yes"):
         judge(lambda inputs: {}, golden(names=np.array([], str)), manifest(), "onnxruntime")

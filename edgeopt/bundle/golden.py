@@ -2,7 +2,8 @@
 
 ``input/NAME`` are integers on the input's grid, ``float/NAME`` the float network's answers, ``quantized/NAME`` the
 quantized network's (integers, unless the output stays float), each ``(N, ...)``; ``names`` ``(N,)``, and ``labels``
-``(N,)`` if every sample has one.
+``(N,)`` if every sample has one. ``built_in/NAME`` ``(M, ...)`` are the answers of TFLite's reference kernels to the
+first M samples.
 """
 
 from __future__ import annotations

@@ -7,11 +7,15 @@ of the asymmetric scheme: another implementation than the device's, so that a mi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt import parity
 from edgeopt.affine import quantize_to
 from edgeopt.artifacts import FloatModel, QdqModel
 from edgeopt.bundle.golden import Golden
@@ -24,6 +28,7 @@ from edgeopt.session import OnnxSession
 from edgeopt.settings import InputSettings
 from edgeopt.stage import track
 
+_NUM_BUILT_IN = 4
 _TO_LAYOUT = {("NCHW", "NHWC"): (0, 2, 3, 1), ("NHWC", "NCHW"): (0, 3, 1, 2)}
 
 
@@ -53,28 +58,61 @@ def float_reference(source: FloatModel, samples: Sequence[Sample], calibration_d
     return golden
 
 
-def quantized_reference(
-    source: QdqModel,
+def quantized_answers(source: QdqModel, samples: Sequence[Sample]) -> Golden:
+    """Run the QDQ graph on the held-out samples; return what each output answered, ``(N, ...)`` in float32."""
+    session = OnnxSession(ir.to_proto(with_unsigned_activations(ir.load(source.path))).SerializeToString())
+    answers: dict[str, list[NDArray[np.generic]]] = {}
+    for sample in track(samples, total=len(samples), description="quantized reference"):
+        for name, value in session.run(sample.inputs).items():
+            answers.setdefault(name, []).append(np.asarray(value[0], np.float32))
+    return {name: np.stack(values) for name, values in answers.items()}
+
+
+def golden_vectors(
     samples: Sequence[Sample],
     float_answers: Golden,
+    quantized: Golden,
     inputs: Mapping[str, InputSettings],
     border: Border,
 ) -> Golden:
-    """Add the inputs as a target's model takes them, and the quantized network's answers on its grid of integers."""
-    session = OnnxSession(ir.to_proto(with_unsigned_activations(ir.load(source.path))).SerializeToString())
+    """Return a target's golden vectors: inputs as its model takes them, the quantized answers on its integers.
+
+    Args:
+        samples: the held-out samples.
+        float_answers: from :func:`float_reference`.
+        quantized: from :func:`quantized_answers`.
+        inputs: the network's inputs as the recipe declares them.
+        border: what the target's model takes and gives.
+    """
     golden = dict(float_answers)
-    fed: dict[str, list[NDArray[np.generic]]] = {facts.name: [] for facts in border.inputs}
-    answers: dict[str, list[NDArray[np.generic]]] = {facts.name: [] for facts in border.outputs}
-    for sample in track(samples, total=len(samples), description="quantized reference"):
-        outputs = session.run(sample.inputs)
-        for facts in border.inputs:
-            array = _in_layout(sample.inputs[facts.name], inputs[facts.name].layout, facts.layout)
-            fed[facts.name].append(_on_grid(array[0], facts))
-        for facts in border.outputs:
-            answers[facts.name].append(_on_grid(np.asarray(outputs[facts.name][0], np.float32), facts))
-    golden.update({f"input/{name}": np.stack(values) for name, values in fed.items()})
-    golden.update({f"quantized/{name}": np.stack(values) for name, values in answers.items()})
+    for facts in border.inputs:
+        layout = inputs[facts.name].layout
+        arrays = (_in_layout(sample.inputs[facts.name], layout, facts.layout) for sample in samples)
+        golden[f"input/{facts.name}"] = np.stack([_on_grid(array[0], facts) for array in arrays])
+    for facts in border.outputs:
+        answers = _in_layout(quantized[facts.name].astype(np.float32), "NCHW", facts.layout)
+        golden[f"quantized/{facts.name}"] = _on_grid(answers, facts)
+        golden[f"float/{facts.name}"] = _in_layout(golden[f"float/{facts.name}"], "NCHW", facts.layout)
     return golden
+
+
+def built_in_reference(model: Path, golden: Golden, border: Border) -> Golden:
+    """Return ``built_in/NAME``: what TFLite's reference kernels answer to the first golden samples.
+
+    Runtimes without XNNPACK round elsewhere: TFLite Micro and tflite-runtime on ARM as these kernels do. They are slow,
+    so that few samples are taken.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(model_path=str(model), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner()
+    answers: dict[str, list[NDArray[np.generic]]] = {facts.name: [] for facts in border.outputs}
+    for index in range(min(_NUM_BUILT_IN, len(golden["names"]))):
+        outputs = runner(**parity.feed(golden, {"inputs": [asdict(facts) for facts in border.inputs]}, index))
+        for name, values in answers.items():
+            values.append(np.array(outputs[name][0]))
+    return {f"built_in/{name}": np.stack(values) for name, values in answers.items()}
 
 
 def _on_grid(values: NDArray[np.float32], facts: TensorFacts) -> NDArray[np.generic]:
@@ -83,5 +121,5 @@ def _on_grid(values: NDArray[np.float32], facts: TensorFacts) -> NDArray[np.gene
     return quantize_to(facts.integer_dtype, values, facts.scale, facts.zero_point)
 
 
-def _in_layout(array: NDArray[np.float32], given: str, wanted: str) -> NDArray[np.float32]:
+def _in_layout(array: NDArray[Any], given: str, wanted: str) -> NDArray[Any]:
     return array.transpose(_TO_LAYOUT[given, wanted]) if (given, wanted) in _TO_LAYOUT else array

@@ -35,7 +35,9 @@ def output_cells(output: OutputParity, *, steps_judged: bool) -> tuple[str, ...]
     accuracy = f"{percent_text(output.float_accuracy)} -> {percent_text(output.accuracy)}"
     return (
         output.name,
-        _steps(output.max_steps, judged=steps_judged),
+        _steps(output.max_steps, judged=steps_judged)
+        if output.built_in_steps is None
+        else f"{output.built_in_steps:g} (built-in)",
         output.worst_steps_sample,
         percent_text(output.equal_fraction),
         f"{output.sqnr_db:.1f} dB",

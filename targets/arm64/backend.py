@@ -16,7 +16,10 @@ from edgeopt.tflite.lower import lower as lower_to_tflite
 def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
     """Write the TFLite file; refuse what it cannot express exactly."""
     path = out_dir / "model.tflite"
-    path.write_bytes(lower_to_tflite(ir.load(source.path), input_layouts=request.input_layouts, integer_io=True))
+    content = lower_to_tflite(
+        ir.load(source.path), input_layouts=request.input_layouts, output_layouts=request.output_layouts
+    )
+    path.write_bytes(content)
     written = inspect_tflite(path).border
     return LoweredModel(path, Border(_ours(written.inputs, border, request), _ours(written.outputs, border, request)))
 
@@ -29,12 +32,13 @@ def inspect(model: Path) -> Inspection:
 def _ours(tensors: tuple[TensorFacts, ...], border: Border, request: LoweringRequest) -> tuple[TensorFacts, ...]:
     """Add the layouts, which a TFLite file does not say."""
     known = {facts.name: facts.layout for facts in (*border.inputs, *border.outputs)}
+    layouts = {**known, **request.input_layouts, **request.output_layouts}
     return tuple(
         TensorFacts(
             facts.name,
             facts.dtype,
             facts.shape,
-            request.input_layouts.get(facts.name, known[facts.name]),
+            layouts[facts.name],
             facts.scale,
             facts.zero_point,
             facts.integer_dtype,
