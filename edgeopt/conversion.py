@@ -25,6 +25,7 @@ def convert(
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     input_layouts: Mapping[str, Literal["NCHW", "NHWC"]] | None = None,
+    output_layouts: Mapping[str, Literal["NCHW", "NHWC"]] | None = None,
     integer_io: bool = True,
 ) -> Inspection:
     """Write the ONNX model ``source`` as the TFLite file ``destination``, and return what is inside.
@@ -38,6 +39,7 @@ def convert(
         input_shapes: fixed shapes, in the file's own order, for inputs with dynamic axes, by name. Dynamic ones stay
             so; a window that slides over a dynamic height, for one, cannot be padded in TFLite.
         input_layouts: how the application hands over inputs with four axes, by name; left out, as in the ONNX file.
+        output_layouts: how it wants outputs with four axes.
         integer_io: whether quantized inputs and outputs are int8 tensors, or float ones.
 
     Raises:
@@ -50,7 +52,8 @@ def convert(
     _check_size(path)
     graph = _read(path)
     fix_input_shapes(graph, input_shapes or {})
-    write_bytes(Path(destination), lower(graph, input_layouts=input_layouts, integer_io=integer_io))
+    content = lower(graph, input_layouts=input_layouts, output_layouts=output_layouts, integer_io=integer_io)
+    write_bytes(Path(destination), content)
     return inspect_tflite(Path(destination))
 
 

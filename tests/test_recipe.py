@@ -72,6 +72,7 @@ def test_load_recipe_reads_every_kind_of_value_when_written() -> None:
     patience = 3
     [targets.x86]
     input_layout = "NHWC"
+    output_layout = "NCHW"
     """
     recipe = load_recipe(written(extra, head='name = "net-1.0"\n')).recipe
     assert recipe.name == "net-1.0"
@@ -82,7 +83,7 @@ def test_load_recipe_reads_every_kind_of_value_when_written() -> None:
     assert isinstance(recipe.prune.pruning_ratio, float)
     assert recipe.distill is not None
     assert (recipe.distill.temperature, recipe.distill.patience) == (2.0, 3)
-    assert recipe.targets["x86"].input_layout == "NHWC"
+    assert (recipe.targets["x86"].input_layout, recipe.targets["x86"].output_layout) == ("NHWC", "NCHW")
 
 
 def test_load_recipe_starts_paths_from_its_folder_when_called_from_elsewhere(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ def _shapes(context: click.Context, parameter: click.Parameter, values: tuple[st
 @click.argument("destination", type=click.Path(path_type=Path), metavar="OUT.tflite")
 @click.option("--layout", "layouts", multiple=True, callback=_layouts, metavar="INPUT=NHWC", help="Layout of an input.")
 @click.option(
+    "--output-layout", "output_layouts", multiple=True, callback=_layouts, metavar="OUTPUT=NHWC",
+    help="Layout of an output.",
+)  # fmt: skip
+@click.option(
     "--input-shape", "shapes", multiple=True, callback=_shapes, metavar="INPUT=1,3,48,192",
     help="Sizes of an input with dynamic axes, in the order of the ONNX file.",
 )  # fmt: skip
@@ -58,6 +62,7 @@ def convert(
     source: Path,
     destination: Path,
     layouts: dict[str, Layout],
+    output_layouts: dict[str, Layout],
     shapes: dict[str, tuple[int, ...]],
     float_io: bool,
     json_to: str | None,
@@ -68,7 +73,14 @@ def convert(
     """
     from edgeopt.conversion import convert as convert_file
 
-    inspection = convert_file(source, destination, input_shapes=shapes, input_layouts=layouts, integer_io=not float_io)
+    inspection = convert_file(
+        source,
+        destination,
+        input_shapes=shapes,
+        input_layouts=layouts,
+        output_layouts=output_layouts,
+        integer_io=not float_io,
+    )
     write_json(json_to, inspection.to_json())
     if json_to != "-":
         click.echo(

@@ -58,6 +58,22 @@ def test_convert_takes_the_layout_when_given(tmp_path):
     assert json.loads(done.stdout)["border"]["inputs"][0]["shape"] == [1, 4, 4, 3]
 
 
+def test_convert_gives_the_layout_when_asked_of_an_output(tmp_path):
+    write_model(tmp_path / "model.onnx", "Relu")
+    layouts = ["--layout", "image=NHWC", "--output-layout", "value_0=NHWC"]
+    done = run("model.onnx", "model.tflite", *layouts, "--json", "-", folder=tmp_path)
+    described = json.loads(done.stdout)
+    assert described["border"]["outputs"][0]["shape"] == [1, 4, 4, 3]
+    assert described["operators"] == {"RELU": 1}
+
+
+def test_convert_refuses_when_a_layout_names_no_output(tmp_path):
+    write_model(tmp_path / "model.onnx", "Relu")
+    done = run("model.onnx", "model.tflite", "--output-layout", "mask=NHWC", folder=tmp_path)
+    assert done.returncode == 9
+    assert "layout of output 'mask': got no such output" in done.stderr
+
+
 def test_convert_fixes_dynamic_axes_when_sizes_are_given(tmp_path):
     write_model(tmp_path / "model.onnx", "Relu", "Sqrt", shape=("n", 3, "height", "width"))
     done = run("model.onnx", "model.tflite", "--input-shape", "image=1,3,4,6", "--json", "-", folder=tmp_path)
@@ -85,13 +101,13 @@ def test_convert_says_so_when_sizes_do_not_fit(given, said, tmp_path):
 
 
 def test_convert_names_every_node_and_writes_nothing_when_refused(tmp_path):
-    write_model(tmp_path / "model.onnx", "Erf", "Relu", "Sinh")
+    write_model(tmp_path / "model.onnx", "Bernoulli", "Relu", "NonZero")
     (tmp_path / "model.tflite").write_bytes(b"old")
     done = run("model.onnx", "model.tflite", folder=tmp_path)
     assert done.returncode == 9
     assert "2 nodes of ONNX opset 18" in done.stderr
-    assert "Erf 'node_0'" in done.stderr
-    assert "Sinh 'node_2'" in done.stderr
+    assert "RandomUniformLike 'node_0_RandomUniformLike'" in done.stderr
+    assert "NonZero 'node_2'" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "model.tflite").read_bytes() == b"old"
 

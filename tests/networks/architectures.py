@@ -351,7 +351,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(UNet, IMAGE),
     "deeplab": Architecture(DeepLab, IMAGE),
     "yolo": Architecture(Detector, IMAGE),
-    "yolo_with_nms": Architecture(SuppressingDetector, IMAGE),
     "ds_cnn": Architecture(DsCnn, {"frames": (1, 1, 49, 10)}),
     "wake_words": Architecture(WakeWords, {"image": (1, 3, 96, 96)}),
     "resnet8": Architecture(ResNet8, {"image": (1, 3, 32, 32)}),
@@ -361,5 +360,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vit_tiny": Architecture(vit_tiny, IMAGE),
     "resnet_1d": Architecture(ResNet1d, {"signal": (1, 6, 256)}),
 }
+SUPPRESSING = Architecture(SuppressingDetector, IMAGE)
 TRANSFORMERS, RECURRENT = frozenset({"vit_tiny"}), frozenset({"gru", "lstm"})
 MICROCONTROLLER = frozenset({"ds_cnn", "wake_words", "resnet8", "mnist5k", "resnet_1d"})
