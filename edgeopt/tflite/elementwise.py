@@ -137,7 +137,8 @@ def modulo(step: Step) -> Tensor:
     if not step.node.attributes.get_int("fmod", 0):
         return step.emitter.cast(step.emitter.apply("FLOOR_MOD", left, right), step.output.dtype, step.output)
     emitter = step.emitter
-    size = emitter.apply("FLOOR_MOD", emitter.apply("ABS", left), emitter.apply("ABS", right))
+    sizes = [emitter.apply("MAXIMUM", value, emitter.apply("NEG", value)) for value in (left, right)]
+    size = emitter.apply("FLOOR_MOD", *sizes)
     is_negative = emitter.apply("LESS", left, emitter.number(0, left), dtype=np.bool_)
     output = emitter.like(size, "signed")
     emitter.emit("SELECT_V2", [is_negative, emitter.apply("NEG", size), size], output, data=1)

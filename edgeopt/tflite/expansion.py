@@ -37,6 +37,8 @@ def _calls_body(model: ir.Model, node: ir.Node) -> bool:
         return False
     body.domain, body.name = _DOMAIN, f"{node.op_type}_{len(model.functions)}"
     body.opset_import[0].version = opset
+    for part in body.node:  # a refusal has to name the node that the user knows
+        part.name = f"{node.name or node.op_type}_{part.op_type}"
     named = [index for index, output in enumerate(node.outputs) if output.name]  # the others are left out
     outputs = [body.output[index] for index in named]
     del body.output[:]

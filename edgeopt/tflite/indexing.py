@@ -84,6 +84,14 @@ def put_points(step: Step) -> Tensor:
     return emitter.emit("SELECT_V2", [chosen, placed, step.data], step.output, data=1)
 
 
+def reverse_sequence(step: Step) -> Tensor:
+    """Lower ReverseSequence."""
+    options = schema.ReverseSequenceOptionsT()
+    options.seqDim = step.node.attributes.get_int("time_axis", 0)
+    options.batchDim = step.node.attributes.get_int("batch_axis", 1)
+    return step.emitter.emit("REVERSE_SEQUENCE", [step.data, step.operand(1)], step.output, options)
+
+
 def tile(step: Step) -> Tensor:
     """Lower Tile and Expand."""
     repeats = np.array(step.node.attributes.get_ints("repeats"), np.int32)

@@ -14,14 +14,13 @@ import onnx_ir as ir
 
 from edgeopt.tflite.constants import Constant, read_array, read_constant, write_constant
 from edgeopt.tflite.program import RefusedError
-from edgeopt.tflite.rewrites_gelu import GELU
 from edgeopt.tflite.rewrites_indexing import INDEXING, pad_by_index
 from edgeopt.tflite.rewrites_matmul import PRODUCTS, batched_matmul, full_gemm
 from edgeopt.tflite.rewrites_normalization import NORMALIZATIONS
 from edgeopt.tflite.rewrites_recurrent import RECURRENT
 from edgeopt.tflite.rewrites_reduction import REDUCTIONS, reduction
 from edgeopt.tflite.rewrites_windows import WINDOWS
-from edgeopt.tflite.rewriting import Rewriting, is_read, only_consumer
+from edgeopt.tflite.rewriting import Rewriting, is_read, only_consumer, start
 from edgeopt.tflite.shapes import MAX_ELEMENTS, Shape, is_known, shape_of
 
 _DOMAIN = "edgeopt"
@@ -42,11 +41,14 @@ def replace_node(
 
 
 def _identity(node: ir.Node) -> None:
-    """Identity; Dropout at inference."""
-    source, output = node.inputs[0], node.outputs[0]
-    training = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
-    mask_is_used = len(node.outputs) > 1 and is_read(node.outputs[1])
-    if mask_is_used or source is None or (training is not None and bool(training)):
+    """Identity; Dropout at inference, or of nothing."""
+    (write, source, shape), output = start(node), node.outputs[0]
+    ratio, training = (read_array(value) for value in (*node.inputs[1:], None, None)[:2])
+    may_train = len(node.inputs) > 2 and node.inputs[2] is not None and (training is None or bool(training))
+    if may_train and (ratio is None or ratio != 0):
+        raise RefusedError("a Dropout that trains")
+    if len(node.outputs) > 1 and is_read(node.outputs[1]) and all(is_known(size) for size in shape):
+        write.finish(write.copy(source), write.copy(write.constant(np.ones(shape, np.bool_))))
         return
     if output.is_graph_output():
         replace_node(node, "Reshape", [source], shape=list(shape_of(output)))
@@ -56,35 +58,24 @@ def _identity(node: ir.Node) -> None:
 
 def _relu(node: ir.Node) -> None:
     if node.outputs[0].dtype != ir.DataType.FLOAT:
-        write, source = Rewriting(node), node.inputs[0]
-        assert source is not None
+        write, source, _ = start(node)
         write.finish(write.add("Max", source, write.number(0, source)))
         return
     replace_node(node, "Clamp", node.inputs, low=0.0, high=math.inf)
 
 
 def _clip(node: ir.Node) -> None:
-    source, given = node.inputs[0], [value for value in node.inputs[1:] if value is not None]
-    if node.outputs[0].dtype != ir.DataType.FLOAT or any(read_array(value) is None for value in given):
-        _clip_by_operands(node, source)
+    """A Clamp of floats to constant bounds, or the operators that take integers and computed bounds."""
+    (write, source, _), given = start(node), (*node.inputs[1:], None, None)[:2]
+    bounds = [read_array(value) for value in given]
+    if node.outputs[0].dtype == ir.DataType.FLOAT and [b is None for b in bounds] == [v is None for v in given]:
+        low, high = (math.inf if bound is None else float(bound.reshape(())) for bound in bounds)
+        low = -math.inf if bounds[0] is None else low
+        replace_node(node, "Clamp", node.inputs[:1], low=min(low, high), high=high)
         return
-    bounds = [-math.inf, math.inf]
-    for index in (1, 2):
-        if len(node.inputs) > index and node.inputs[index] is not None:
-            bound = read_array(node.inputs[index])
-            if bound is None:
-                return
-            bounds[index - 1] = float(bound.reshape(()))
-    replace_node(node, "Clamp", node.inputs[:1], low=min(bounds), high=bounds[1])
-
-
-def _clip_by_operands(node: ir.Node, value: ir.Value | None) -> None:
-    """Clip integers, or to computed bounds."""
-    assert value is not None
-    write, source = Rewriting(node), value
-    for op_type, bound in zip(("Max", "Min"), node.inputs[1:], strict=False):
-        if bound is not None:
-            value = write.add(op_type, value, bound)
+    value = source
+    for op_type, operand in zip(("Max", "Min"), given, strict=True):
+        value = value if operand is None else write.add(op_type, value, operand)
     write.finish(value if value is not source else write.copy(value))
 
 
@@ -220,14 +211,9 @@ def _batch_normalization(node: ir.Node) -> None:
     offset = beta - mean * factor
     if _fold_into_convolution(node, source, factor, offset):
         return
-    spread = (-1,) + (1,) * (len(shape_of(source)) - 2)
-    factor_value = write_constant(Constant(factor.astype(np.float32).reshape(spread)), f"{node.name}_factor", node)
-    offset_value = write_constant(Constant(offset.astype(np.float32).reshape(spread)), f"{node.name}_offset", node)
-    scaled = ir.node("Mul", [source, factor_value], name=f"{node.name}_scaled")
-    scaled.outputs[0].name, scaled.outputs[0].shape = f"{node.name}_scaled", source.shape
-    scaled.outputs[0].type = source.type
-    node.prepend(scaled)
-    replace_node(node, "Add", [scaled.outputs[0], offset_value], domain="")
+    spread, write = (-1,) + (1,) * (len(shape_of(source)) - 2), Rewriting(node)
+    scaled = write.add("Mul", source, write.constant(factor.astype(np.float32).reshape(spread)))
+    write.finish(write.add("Add", scaled, write.constant(offset.astype(np.float32).reshape(spread))))
 
 
 def _fold_into_convolution(node: ir.Node, source: ir.Value, factor: np.ndarray, offset: np.ndarray) -> bool:
@@ -252,7 +238,6 @@ def _fold_into_convolution(node: ir.Node, source: ir.Value, factor: np.ndarray, 
 
 
 REWRITES: Mapping[str, Callable[[ir.Node], None]] = {
-    **GELU,
     **INDEXING,
     **NORMALIZATIONS,
     **PRODUCTS,

@@ -122,51 +122,57 @@ def _resize_by_axis(node: ir.Node) -> None:
 
     The matrix is what ONNX's own reference makes of the identity, so every mode means what ONNX says.
     """
-    source, target = node.inputs[0], node.outputs[0]
-    assert source is not None
-    shape, new_shape = shape_of(source), shape_of(target)
-    mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
-    if mode == "tf_crop_and_resize":
-        raise RefusedError("coordinates of tf_crop_and_resize, which may lie outside")
-    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise RefusedError("a Resize that keeps the aspect ratio")
+    (write, source, shape), new_shape = start(node), shape_of(node.outputs[0])
     moved = [axis for axis, (old, new) in enumerate(zip(shape, new_shape, strict=True)) if old != new]
     if any(not is_known(size) for axis in moved for size in (shape[axis], new_shape[axis])):
         raise RefusedError("resizing a dynamic axis")
-    write, value = Rewriting(node), source
-    for axis in _scaled_axes(node, len(shape), moved):
-        value = _resized(write, node, value, axis, new_shape[axis])
+    value, crops, rank = source, read_array(node.inputs[1]), len(shape)
+    axes = [axis % rank for axis in ints_of(node, "axes")] or list(range(rank))
+    is_cropped = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    for place, axis in enumerate(axes):
+        scale, crop = _scale(node, axes, place), None
+        if is_cropped:
+            if crops is None or node.attributes.get_string("mode", "nearest") == "nearest":
+                raise RefusedError("a crop that is not constant, or of nearest neighbours")
+            crop = crops[[place, place + len(axes)]]
+        # A scale near 1 moves what lies on an axis even if its size stays.
+        if axis in moved or is_cropped or scale not in (None, 1.0):
+            value = _resized(write, node, value, axis, new_shape[axis], scale, crop)
     write.finish(value if value is not source else write.copy(value))
 
 
-def _scaled_axes(node: ir.Node, rank: int, moved: list[int]) -> list[int]:
-    """Return the axes that change: a scale near 1 moves what lies on an axis even if its size stays."""
+def _scale(node: ir.Node, axes: list[int], place: int) -> float | None:
+    """Return the scale of an axis, or ``None`` if it follows from the sizes."""
     scales = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
-    if scales is None or not scales.size:
-        return moved
-    axes = [axis % rank for axis in ints_of(node, "axes")] or list(range(rank))
-    return sorted({*moved, *(axis for axis, scale in zip(axes, scales.tolist(), strict=True) if scale != 1)})
+    if scales is not None and scales.size:
+        return float(scales[place])
+    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch":
+        return None
+    sizes, shape = read_array(node.inputs[3]), shape_of(node.inputs[0])
+    assert sizes is not None
+    ratios = [float(new) / shape[axis] for new, axis in zip(sizes, axes, strict=True)]
+    return min(ratios) if policy == "not_larger" else max(ratios)
 
 
-def _resized(write: Rewriting, node: ir.Node, value: ir.Value, axis: int, size: int) -> ir.Value:
-    matrix = _resize_matrix(node, axis, shape_of(value)[axis], size, len(shape_of(value)))
+def _resized(
+    write: Rewriting, node: ir.Node, value: ir.Value, axis: int, size: int, scale: float | None, crop: np.ndarray | None
+) -> ir.Value:
+    old, rank = shape_of(value)[axis], len(shape_of(value))
+    matrix, offset = _resize_matrix(node, old, size, scale, crop)
     if node.attributes.get_string("mode", "nearest") == "nearest":
-        _check_ties(node, shape_of(value)[axis], size, axis)
+        _check_ties(node, old, size, size / old if scale is None else scale)
         return write.take(value, matrix.argmax(axis=0), axis)
-    rank = len(shape_of(value))
     order = [other for other in range(rank) if other != axis] + [axis]
     last = write.transpose(value, order)
-    weight = write.constant(np.ascontiguousarray(matrix.T))
-    product = write.add("FullyConnected", last, weight, shape=(*shape_of(last)[:-1], size), domain=DOMAIN)
+    parameters = [write.constant(matrix.T), *([write.constant(offset)] if offset.any() else [])]
+    product = write.add("FullyConnected", last, *parameters, shape=(*shape_of(last)[:-1], size), domain=DOMAIN)
     return write.transpose(product, [order.index(other) for other in range(rank)])
 
 
-def _check_ties(node: ir.Node, old: int, new: int, axis: int) -> None:
+def _check_ties(node: ir.Node, old: int, new: int, scale: float) -> None:
     """Refuse coordinates within a hair of a tie: which neighbour is nearest then depends on the runtime's precision."""
     coordinates = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
-    given = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
-    axes = ints_of(node, "axes") or list(range(len(shape_of(node.inputs[0]))))
-    scale = float(given[axes.index(axis)]) if given is not None and given.size and axis in axes else new / old
     places = np.arange(new, dtype=np.float64)
     if coordinates == "align_corners":
         places *= (old - 1) / max(new - 1, 1)
@@ -179,32 +185,29 @@ def _check_ties(node: ir.Node, old: int, new: int, axis: int) -> None:
         raise RefusedError("nearest neighbours of a place that lies within a hair of the middle")
 
 
-def _resize_matrix(node: ir.Node, axis: int, old: int, new: int, rank: int) -> np.ndarray:
-    """Return what Resize makes of each unit vector along one axis: ``(old, new)``."""
+def _resize_matrix(
+    node: ir.Node, old: int, new: int, scale: float | None, crop: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what Resize makes of each unit vector along one axis, ``(old, new)``, and of zeros, ``(new,)``."""
     from onnx.reference import ReferenceEvaluator  # slow to import
 
-    scales = read_array(node.inputs[2]) if len(node.inputs) > 2 else None
-    axes = [other % rank for other in ints_of(node, "axes")] or list(range(rank))
-    names = ("mode", "coordinate_transformation_mode", "nearest_mode")
-    attributes: dict[str, Any] = {name: node.attributes.get_string(name) for name in names if name in node.attributes}
-    numbers: dict[str, Any] = {
-        name: node.attributes.get_int(name) for name in ("exclude_outside", "antialias") if name in node.attributes
-    }
-    if "cubic_coeff_a" in node.attributes:
-        numbers["cubic_coeff_a"] = node.attributes.get_float("cubic_coeff_a")
-    feeds = {"x": np.eye(old, dtype=np.float32)}
-    if scales is not None and scales.size:
-        feeds["scales"] = np.array([1, scales[axes.index(axis)]], np.float32)
+    attributes: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
+    attributes |= {"axes": [1], "keep_aspect_ratio_policy": "stretch"}
+    feeds = {"x": np.concatenate([np.zeros((1, old)), np.eye(old)]).astype(np.float32)}
+    if crop is not None:
+        feeds["roi"] = crop
+    if scale is None:
+        feeds["sizes"] = np.array([new], np.int64)
     else:
-        feeds["sizes"] = np.array([old, new], np.int64)
-    inputs = ["x", "", "scales" if "scales" in feeds else "", "sizes" if "sizes" in feeds else ""]
-    proto = onnx.helper.make_node("Resize", inputs, ["y"], **attributes, **numbers)
+        feeds["scales"] = np.array([scale], np.float32)
+    inputs = [name if name in feeds else "" for name in ("x", "roi", "scales", "sizes")]
+    proto = onnx.helper.make_node("Resize", inputs, ["y"], **attributes)
     opset = max(node.graph.opset_imports.get("", 19) if isinstance(node.graph, ir.Graph) else 19, 19)
     (result,) = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
-    matrix = np.asarray(result, np.float32)
-    if matrix.shape != (old, new):
-        raise RefusedError(f"a Resize from {old} to {matrix.shape[-1]}, expected {new}")
-    return matrix
+    answers = np.asarray(result, np.float32)
+    if answers.shape[1] != new:
+        raise RefusedError(f"a Resize from {old} to {answers.shape[1]}, expected {new}")
+    return answers[1:] - answers[0], answers[0]
 
 
 class _Taps(NamedTuple):

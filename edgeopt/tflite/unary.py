@@ -118,6 +118,47 @@ def _log_of_one_plus(step: Step, x: Tensor) -> Tensor:
     return emitter.emit("SELECT_V2", [vanished, x, log], result, data=1)
 
 
+def sinh(step: Step) -> Tensor:
+    """Lower Sinh: with ``m = e^-|x| - 1``, which ELU computes without loss, ``-sign(x) m (m + 2) / (2 e^-|x|)``."""
+    emitter, below = step.emitter, step.emitter.apply("NEG", step.emitter.apply("ABS", step.data))
+    lost = emitter.apply("ELU", below)
+    size = emitter.apply("MUL", lost, emitter.apply("ADD", lost, emitter.number(2, lost)))
+    size = emitter.apply("DIV", size, emitter.apply("EXP", below))
+    return emitter.apply(
+        "MUL", size, emitter.apply("MUL", emitter.apply("SIGN", step.data), emitter.number(-0.5, size))
+    )
+
+
+def asinh(step: Step) -> Tensor:
+    """Lower Asinh, ``sign(x) log(1 + |x| + |x| |x| / (1 + sqrt(1 + x^2)))``, with no square that overflows."""
+    emitter, one, size = step.emitter, step.emitter.number(1, step.data), step.emitter.apply("ABS", step.data)
+    small = emitter.apply("MINIMUM", size, emitter.number(1e9, size))
+    root = emitter.apply("SQRT", emitter.apply("ADD", emitter.apply("MUL", small, small), one))
+    ratio = emitter.apply("DIV", size, emitter.apply("ADD", emitter.apply("MAXIMUM", root, size), one))
+    grown = emitter.apply("ADD", size, emitter.apply("MUL", size, ratio))
+    return emitter.apply("MUL", emitter.apply("SIGN", step.data), _log_of_one_plus(step, grown))
+
+
+def acosh(step: Step) -> Tensor:
+    """Lower Acosh, with ``t = x - 1``: ``log(1 + t + sqrt(t) sqrt(t + 2))``."""
+    emitter, t = step.emitter, step.emitter.apply("SUB", step.data, step.emitter.number(1, step.data))
+    above = emitter.apply("SQRT", emitter.apply("ADD", t, emitter.number(2, t)))
+    return _log_of_one_plus(step, emitter.apply("ADD", t, emitter.apply("MUL", emitter.apply("SQRT", t), above)))
+
+
+def atanh(step: Step) -> Tensor:
+    """Lower Atanh, ``sign(x) log(1 + 2|x| / (1 - |x|)) / 2``."""
+    emitter, size = step.emitter, step.emitter.apply("ABS", step.data)
+    ratio = emitter.apply("DIV", size, emitter.apply("SUB", emitter.number(1, size), size))
+    log = _log_of_one_plus(step, emitter.apply("ADD", ratio, ratio))
+    return emitter.apply("MUL", log, emitter.apply("MUL", emitter.apply("SIGN", step.data), emitter.number(0.5, log)))
+
+
+def bitwise_not(step: Step) -> Tensor:
+    """Lower BitwiseNot."""
+    return step.emitter.apply("BITWISE_XOR", step.data, step.emitter.number(-1, step.data))
+
+
 def mish(step: Step) -> Tensor:
     """Lower Mish, ``x tanh(log(1 + e^x))``: ``x n / (n + 2)`` with ``n = e^x (e^x + 2)``, beyond 20 just ``x``."""
     emitter, x, two = step.emitter, step.data, step.emitter.number(2, step.data)
@@ -226,8 +267,13 @@ UNARY: Mapping[str, Entry] = {
     for name, lower in {
         "Abs": kernel("ABS"),
         "Acos": acos,
+        "Acosh": acosh,
         "Asin": asin,
+        "Asinh": asinh,
         "Atan": atan,
+        "Atanh": atanh,
+        "BitCast": kernel("BITCAST"),
+        "BitwiseNot": bitwise_not,
         "Ceil": kernel("CEIL"),
         "Celu": celu,
         "Cos": kernel("COS"),
@@ -250,6 +296,7 @@ UNARY: Mapping[str, Entry] = {
         "Selu": selu,
         "Sign": kernel("SIGN"),
         "Sin": kernel("SIN"),
+        "Sinh": sinh,
         "Softplus": softplus,
         "Softsign": softsign,
         "Sqrt": kernel("SQRT"),

@@ -124,14 +124,13 @@ def test_lower_needs_only_old_versions_when_net_is_an_int8_cnn():
 def test_lower_refuses_all_nodes_at_once_when_several_are_unknown():
     write = GraphWriter()
     x = write.input("x", (1, 4, 8, 8))
-    erf = write.node("Erf", x, name="erf")
-    pool = write.node("MaxPool", erf, name="dilated", kernel_shape=[3, 3], dilations=[2, 2])
-    write.output(write.node("Det", pool, name="det"))
+    cut = write.node("Pad", x, write.constant(np.array([0, 0, -1, -1, 0, 0, 0, 0])), name="cut")
+    write.output(write.node("Bernoulli", write.node("Det", cut, name="det"), name="coin"))
     with pytest.raises(LoweringError) as caught:
         lowered(write.model())
     refused = [(refusal.node, refusal.op_type) for refusal in caught.value.refusals]
-    assert refused == [("node_erf", "Erf"), ("node_dilated", "MaxPool"), ("node_det", "Det")]
-    assert "dilated pooling" in str(caught.value)
+    assert refused == [("node_cut", "Pad"), ("node_det", "Det"), ("node_coin_RandomUniformLike", "RandomUniformLike")]
+    assert "negative pads" in str(caught.value)
 
 
 def test_lower_names_the_first_node_when_a_shape_is_not_known():
