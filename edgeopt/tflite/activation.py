@@ -6,6 +6,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgeopt.tflite.program import Quantization, Tensor
 from edgeopt.tflite.step import Operands, Step
+from edgeopt.tflite.unary import kernel
 
 _UNIT_INTERVAL = Quantization((1 / 256,), (-128,))
 _SYMMETRIC = Quantization((1 / 128,), (0,))
@@ -21,14 +22,10 @@ def gives_symmetric_unit(operands: Operands, output: Quantization) -> bool:
     return output == _SYMMETRIC
 
 
-def sigmoid(step: Step) -> Tensor:
-    """Lower Sigmoid."""
-    return step.emitter.emit("LOGISTIC", [step.data], step.output)
-
-
-def tanh(step: Step) -> Tensor:
-    """Lower Tanh."""
-    return step.emitter.emit("TANH", [step.data], step.output)
+sigmoid = kernel("LOGISTIC")
+tanh = kernel("TANH")
+log_softmax = kernel("LOG_SOFTMAX")  # in float: the int8 kernel is not exact; the layout has put its axis last
+hard_swish = kernel("HARD_SWISH")  # in float: unary.py says why
 
 
 def softmax(step: Step) -> Tensor:
@@ -36,13 +33,3 @@ def softmax(step: Step) -> Tensor:
     options = schema.SoftmaxOptionsT()
     options.beta = 1.0
     return step.emitter.emit("SOFTMAX", [step.data], step.output, options)
-
-
-def log_softmax(step: Step) -> Tensor:
-    """Lower LogSoftmax, in float: the int8 kernel is not exact. The layout has put its axis last."""
-    return step.emitter.emit("LOG_SOFTMAX", [step.data], step.output)
-
-
-def hard_swish(step: Step) -> Tensor:
-    """Lower HardSwish, in float: :mod:`edgeopt.tflite.unary` says why."""
-    return step.emitter.emit("HARD_SWISH", [step.data], step.output)
