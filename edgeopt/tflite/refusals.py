@@ -11,6 +11,9 @@ from edgeopt.tflite.operators import OPERATORS
 from edgeopt.tflite.rewrites import REWRITES
 from edgeopt.tflite.rewriting import is_read
 
+_ABOUT_OPERATORS = "replace these operators in the network, or cut them off the graph and run them in the application"
+_ABOUT_SIZES = "give dynamic axes sizes, with --input-shape or input_shapes; else " + _ABOUT_OPERATORS
+_NO_SHAPE = "the shape of its result cannot be inferred"
 _QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -25,8 +28,12 @@ def refuse(refusals: Sequence[Refusal], opset: int) -> None:
         raise LoweringError(
             f"{nodes} of ONNX opset {opset} cannot be lowered to TFLite exactly",
             refusals=refusals,
-            hint="replace these operators in the network, or cut them off the graph and run them in the application",
+            hint=_ABOUT_SIZES if any(_is_about_sizes(refusal) for refusal in refusals) else _ABOUT_OPERATORS,
         )
+
+
+def _is_about_sizes(refusal: Refusal) -> bool:
+    return "dynamic" in refusal.reason or refusal.reason == _NO_SHAPE
 
 
 def without_shape(graph: ir.Graph) -> list[Refusal]:
@@ -42,7 +49,7 @@ def without_shape(graph: ir.Graph) -> list[Refusal]:
         if not _is_known(node):
             refusals.append(Refusal(node.name or "", node.op_type, "there is no lowering for this operator"))
         elif not unknown.isdisjoint(node.outputs) and unknown.isdisjoint(node.inputs):
-            refusals.append(Refusal(node.name or "", node.op_type, "the shape of its result cannot be inferred"))
+            refusals.append(Refusal(node.name or "", node.op_type, _NO_SHAPE))
     return refusals
 
 

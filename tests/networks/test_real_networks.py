@@ -69,8 +69,9 @@ def test_convert_keeps_the_batch_open_when_the_published_file_does(name: str, tm
 def test_convert_fixes_height_and_width_when_the_published_file_leaves_them_open(tmp_path: Path) -> None:
     network = text_direction()
     assert isinstance(network.source, Path)
-    with pytest.raises(LoweringError, match="the shape of its result cannot be inferred"):
+    with pytest.raises(LoweringError, match="the shape of its result cannot be inferred") as caught:
         edgeopt.convert(network.source, tmp_path / "model.tflite")
+    assert "--input-shape" in str(caught.value.hint)
     edgeopt.convert(network.source, tmp_path / "model.tflite", input_shapes={"x": (1, 3, 48, 192)})
     (reference,) = OnnxSession(network.source).run(network.held_out[0]).values()
     (actual,) = run_tflite((tmp_path / "model.tflite").read_bytes(), network.held_out[0]).values()
