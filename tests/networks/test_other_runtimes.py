@@ -34,7 +34,7 @@ pytestmark = [
 
 CONVOLUTIONAL = [name for name in ARCHITECTURES if name not in TRANSFORMERS | RECURRENT]
 TRAINED = [name for name in NETWORKS if name != "MiniLM"]
-MAX_RELATIVE_ERROR = 0.5
+MAX_RELATIVE_ERROR = {"trained": 0.25, "random": 0.5}  # measured: at most 0.17, and 0.40
 
 # tflite-micro rounds per-channel products of FULLY_CONNECTED twice, the reference kernel once: one step at a tie.
 MAX_STEPS_BEHIND_FULLY_CONNECTED = 1
@@ -154,7 +154,8 @@ def in_tflite_runtime(tflite_runtime: Elsewhere, facts_of: Judged) -> Callable[[
 def test_tflite_runtime_answers_near_xnnpack_when_network_is_convolutional(
     name: str, in_tflite_runtime: Callable[[str], Difference]
 ) -> None:
-    assert in_tflite_runtime(name).relative_error < MAX_RELATIVE_ERROR
+    limit = MAX_RELATIVE_ERROR["trained" if name in TRAINED else "random"]
+    assert in_tflite_runtime(name).relative_error < limit
 
 
 def test_tflite_runtime_table_is_complete_when_printed(
