@@ -26,6 +26,7 @@ from edgeopt.calibrate.statistics import calibrate
 from edgeopt.cleaning import clean
 from edgeopt.export import Answer, compare, export_torch, float_model, import_onnx, torch_answer
 from edgeopt.onnx_file import fix_input_shapes, read_onnx
+from edgeopt.parity import sqnr_db
 from edgeopt.quantize.placement import quantized_tensors
 from edgeopt.quantize.qdq import quantize
 from edgeopt.quantize.scheme import ASYMMETRIC
@@ -54,6 +55,7 @@ class Facts:
         integer_share: the share of multiply-accumulates in integer kernels of the int8 file.
         equal_share: the share of output values in which the int8 runtimes agree to less than half a step.
         worst_steps: how many steps apart they are at most.
+        sqnr_db: of the int8 file's answers to the float graph's; what int8 costs, which no test of a runtime judges.
         float_file, int8_file: the files themselves.
         stored_inputs: what the int8 file was fed, an array for each input with the samples first.
     """
@@ -67,6 +69,7 @@ class Facts:
     integer_share: float
     equal_share: float
     worst_steps: int
+    sqnr_db: float
     float_file: bytes = field(repr=False)
     int8_file: bytes = field(repr=False)
     stored_inputs: list[np.ndarray] = field(repr=False)
@@ -76,12 +79,14 @@ class Facts:
         """One line of the table that a suite prints."""
         return (
             f"{self.name:22} {self.num_float_operators:5} {self.num_operators:5} {self.transposes:4} "
-            f"{self.float_error:9.1e} {self.integer_share:7.1%} {self.equal_share:8.2%} {self.worst_steps:4}"
+            f"{self.float_error:9.1e} {self.integer_share:7.1%} {self.equal_share:8.2%} {self.worst_steps:4} "
+            f"{self.sqnr_db:5.1f}"
         )
 
 
 Judged = Callable[[str], Facts]  # by the network's name
-HEADER = f"{'network':22} {'float':>5} {'int8':>5} {'tr.':>4} {'error':>9} {'int MAC':>7} {'equal':>8} {'steps':>4}"
+_TITLES = f"{'network':22} {'float':>5} {'int8':>5} {'tr.':>4} {'error':>9} {'int MAC':>7}"
+HEADER = f"{_TITLES} {'equal':>8} {'steps':>4} {'dB':>5}"
 
 
 def judge(
@@ -115,6 +120,7 @@ def judge(
         integer_share=as_int8.integer_coverage,
         equal_share=float((steps == 0).mean()),
         worst_steps=int(steps.max()),
+        sqnr_db=worst_sqnr_db(model, int8_file, held_out, inputs, outputs),
         float_file=float_file,
         int8_file=int8_file,
         stored_inputs=stored_inputs(as_int8, held_out, inputs),
@@ -209,6 +215,16 @@ def steps_apart(
         difference = wanted.astype(np.float64) - got.astype(np.float64)
         steps.append(np.abs(np.rint(difference / np.float32(scale))).ravel())
     return np.concatenate(steps)
+
+
+def worst_sqnr_db(
+    model: FloatModel, content: bytes, held_out: Sequence[Feeds], inputs: Layouts, outputs: Layouts
+) -> float:
+    """Return signal to noise of a file's answers to the float graph's, of the worst output over all samples."""
+    session = OnnxSession(model.path)
+    reference = [session.run(feeds) for feeds in held_out]
+    paired = _paired(reference, run_tflite_on(content, held_out, inputs, outputs))
+    return min(sqnr_db(wanted, got) for wanted, got in paired.values())
 
 
 def run_tflite_on(content: bytes, held_out: Sequence[Feeds], inputs: Layouts, outputs: Layouts) -> Answers:
