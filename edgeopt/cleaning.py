@@ -44,6 +44,7 @@ _EXACT_RULES = (
     *(rules.remove_optional_bias_from_gemm_rule, rules.matmul_add_to_gemm_rule),
 )
 _HARD_SWISH_OPSET = 14
+_LARGEST_FOLDED = 1 << 28  # elements: exporters slice and join the weights of an LSTM, and those are to be one constant
 _ROUNDS = 2  # folding makes patterns, and rewriting makes constants
 
 
@@ -53,7 +54,7 @@ def clean(graph: ir.Model) -> None:
     with quiet():
         passes.InlinePass()(graph)
         for _ in range(_ROUNDS):
-            optimizer.fold_constants_ir(graph, onnx_shape_inference=True)
+            optimizer.fold_constants_ir(graph, onnx_shape_inference=True, input_size_limit=_LARGEST_FOLDED)
             lift_constants(graph)
             rewriter.rewrite(graph, _EXACT_RULES)
         _name_biases(graph.graph)

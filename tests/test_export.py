@@ -203,6 +203,21 @@ def test_export_torch_folds_batch_norm_and_constants_when_it_cleans(tmp_path: Pa
     assert sum(int(np.prod(tensor.dims)) for tensor in graph.initializer) == 4 * 2 * 9 + 4 + 1
 
 
+def test_export_torch_makes_one_constant_of_weights_when_the_exporter_takes_them_apart(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recur = nn.LSTM(8, 64, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.recur(x)[0][:, -1]
+
+    made = exported(Net(), model_settings((1, 5, 8)), tmp_path)
+    op_types = [node.op_type for node in onnx.load(str(made.path)).graph.node]
+    assert "LSTM" in op_types
+    assert set(op_types) & {"Slice", "Concat", "Unsqueeze"} == set()
+
+
 @pytest.mark.parametrize(
     ("layers", "shape", "expected"),
     [

@@ -1,0 +1,112 @@
+"""The scripts that the field uses, against a real ssh server and real virtual environments."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ssh_server import Server
+from tiny_project import ROOT, edgeopt_run, write_project
+
+from edgeopt.parity import manifest_digest
+
+
+def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "scripts" / script), *arguments],
+        env={**os.environ, **variables}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def pi(server: Server, bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the script against the server, with a virtual environment of the test's own."""
+    where = ["-p", str(server.port), "-F", str(server.folder / "ssh_config"), "-d", str(server.folder / "a folder")]
+    return run("validate_raspberry_pi", *where, *options, "127.0.0.1", str(bundle))
+
+
+@pytest.fixture
+def ready(server: Server) -> Server:
+    """A board on which the virtual environment was made before: it is this interpreter's."""
+    environment = server.folder / "a folder" / "ai-edge-litert"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (environment / "ready").touch()
+    return server
+
+
+def refusing(bundle: Path, folder: Path) -> Path:
+    """Copy a bundle and set a limit that no answer keeps."""
+    copy = Path(shutil.copytree(bundle, folder))
+    manifest = json.loads((copy / "bundle.json").read_text())
+    manifest["limits"]["min_sqnr_db"] = 199.0
+    manifest["digest"] = manifest_digest(manifest)
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def test_raspberry_pi_says_yes_when_the_board_answers_as_it_should(server: Server, bundle: Path) -> None:
+    done = pi(server, bundle)
+    assert done.returncode == 0, done.stderr
+    assert "passed" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("yes: ")
+    assert [path.name for path in (server.folder / "a folder").iterdir()] == ["ai-edge-litert"]
+    again = pi(server, bundle)
+    assert again.returncode == 0
+    assert "making" not in again.stderr
+
+
+def test_raspberry_pi_says_no_when_an_answer_is_outside_its_limits(ready: Server, bundle: Path, tmp_path: Path) -> None:
+    done = pi(ready, refusing(bundle, tmp_path / "copy"))
+    assert done.returncode == 12
+    assert done.stdout.splitlines()[-1].startswith("no: ")
+
+
+def test_raspberry_pi_refuses_when_the_bundle_was_changed(ready: Server, bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    (copy / "model.tflite").write_bytes(b"x")
+    done = pi(ready, copy)
+    assert done.returncode == 11
+    assert "model.tflite is not the file that was built" in done.stderr
+
+
+def test_raspberry_pi_says_so_when_the_host_is_not_known(server: Server, bundle: Path) -> None:
+    (server.folder / "known_hosts").write_text("")
+    done = pi(server, bundle)
+    assert done.returncode == 15
+    assert "Host key verification failed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["host"], ["-oProxyCommand=x", "bundle"], ["-t", "soon", "host", "bundle"], ["-r", "torch", "host", "bundle"]],
+)
+def test_raspberry_pi_refuses_when_the_arguments_make_no_sense(arguments: list[str]) -> None:
+    done = run("validate_raspberry_pi", *arguments)
+    assert done.returncode == 2
+    assert done.stderr
+
+
+def test_x86_gives_the_bundle_verdict_when_the_runtime_is_there(bundle: Path, tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    assert edgeopt_run(folder, "build", "--target", "x86").returncode == 0
+    built = folder / "build/edgeopt/x86"
+    assert run("validate_x86", str(built), sys.executable).returncode == 0
+    assert run("validate_x86", str(refusing(built, tmp_path / "copy")), sys.executable).returncode == 12
+
+
+def test_x86_says_what_is_missing_when_python_has_no_runtime(bundle: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')
+    bare.chmod(0o755)
+    done = run("validate_x86", str(bundle), str(bare))
+    assert done.returncode == 13
+    assert "no NumPy or no onnxruntime" in done.stderr
+    assert run("validate_x86").returncode == 2
+    assert run("validate_x86", "--help").returncode == 0
