@@ -10,7 +10,15 @@ import pytest
 from tiny_project import ROOT
 
 
-@pytest.mark.parametrize(("script", "shell"), [("scripts/check", "sh"), (".ci/run", "bash")])
+@pytest.mark.parametrize(
+    ("script", "shell"),
+    [
+        ("scripts/check", "sh"),
+        ("scripts/validate_raspberry_pi", "sh"),
+        ("scripts/validate_x86", "sh"),
+        (".ci/run", "bash"),
+    ],
+)
 def test_script_is_clean_when_shellcheck_reads_it(script: str, shell: str) -> None:
     program = shutil.which("shellcheck", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
     if program is None:
