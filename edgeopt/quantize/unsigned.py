@@ -13,18 +13,23 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.inspection import Border, TensorFacts
+from edgeopt.quantize.subpixel import transposed_as_subpixels
 
 _OFFSET = 128
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def with_unsigned_activations(model: ir.Model) -> ir.Model:
-    """Return a copy in which every int8 tensor but the weights is uint8; ``model`` stays as it is."""
+    """Return a copy in which every int8 tensor but the weights is uint8; ``model`` stays as it is.
+
+    Transposed convolutions become convolutions that these kernels do in integers (:mod:`edgeopt.quantize.subpixel`).
+    """
     copy = model.clone()
     graph = copy.graph
+    transposed_as_subpixels(graph)
     shifted: set[str] = set()
     for node in graph:
-        if node.op_type == "QuantizeLinear" and _is_int8(node.inputs[2]):
+        if node.op_type == "QuantizeLinear" and (_is_int8(node.inputs[2]) or _name(node.inputs[2]) in shifted):
             _shift_constant(graph, node.inputs[2], shifted)
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
         elif node.op_type == "DequantizeLinear" and _is_int8(node.inputs[0]) and not _is_weight(node):
@@ -52,6 +57,10 @@ def _shift_constant(graph: ir.Graph, value: ir.Value | None, shifted: set[str]) 
     value.const_value = ir.tensor(moved, name=value.name)
     value.type = ir.TensorType(ir.DataType.UINT8)
     shifted.add(str(value.name))
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None else str(value.name)
 
 
 def _is_int8(value: ir.Value | None) -> bool:
