@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from edgeopt.cli.console import bytes_text, percent_text, print_table, reporting, shown_path, write_json
-from edgeopt.cli.options import RecipeName, TargetName, json_option, verbosity_options
+from edgeopt.cli.options import RecipeName, TargetName, device_options, json_option, verbosity_options
 from edgeopt.cli.report import VERDICT_COLUMNS, verdict_cells
+from edgeopt.cli.verdicts import raise_worst, show_verdicts, verdicts_json, verify_on
 from edgeopt.errors import ParityError
 
 if TYPE_CHECKING:
+    from edgeopt.cli.verdicts import Verdicts
     from edgeopt.pipeline import BuildResult
 
 _EXAMPLES = """\b
@@ -24,6 +26,7 @@ Examples:
   edgeopt build my.toml --target arm64 --target x86    two targets from one calibration
   edgeopt build --set prune.pruning_ratio=0.3          replace one value of the recipe
   edgeopt build my.toml --json build.json --depfile build.d    for Make and Ninja
+  edgeopt build my.toml --device qemu:pi4 --device ssh://pi@raspberrypi.local
 """
 
 
@@ -55,6 +58,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Write the inputs that were read, as Make and Ninja understand them.",
 )
+@device_options
 @click.option("--force", is_flag=True, help="Build every stage anew, cached or not.")
 @click.option("--no-verify", is_flag=True, help="Do not run the bundles: no verdict.")
 @verbosity_options
@@ -65,6 +69,8 @@ def build(
     overrides: tuple[str, ...],
     json_to: str | None,
     depfile: Path | None,
+    devices: tuple[str, ...],
+    timeout_s: float,
     force: bool,
     no_verify: bool,
     verbose: bool,
@@ -75,6 +81,8 @@ def build(
     RECIPE is a TOML file or the name of a built-in recipe. Its network is pruned, distilled, exported, calibrated and
     quantized once, then lowered for each target and run. A bundle is a folder that holds the model, what is to be
     known about it, and a test that runs on the device. Finished stages are cached.
+
+    Every build runs the bundles on this machine; with --device the finished bundles are run there too.
     """
     with reporting(verbose=verbose, quiet=quiet), _resumable():
         from edgeopt.recipe import load_recipe, parse_override
@@ -89,17 +97,27 @@ def build(
             result = pipeline.build(loaded, targets=names, out=out, verify=not no_verify, force=force)
         except ParityError as refused:
             # A verdict of no has the same report as a yes, but no depfile: what depends on it must not be built.
-            _report(cast("BuildResult", refused.result), json_to, quiet=quiet)
+            _report(cast("BuildResult", refused.result), {}, json_to, quiet=quiet)
             raise
-    _report(result, json_to, quiet=quiet)
+        others = [name for name in devices if name != "local"]
+        elsewhere = {
+            bundle.path: verify_on(bundle.path, others, None, timeout_s) for bundle in result.bundles if others
+        }
+    _report(result, elsewhere, json_to, quiet=quiet)
+    for bundle, verdicts in elsewhere.items():
+        raise_worst(bundle, verdicts)
     if depfile is not None:
         _write_depfile(depfile, json_to, result)
 
 
-def _report(result: BuildResult, json_to: str | None, *, quiet: bool) -> None:
-    write_json(json_to, result.to_json())
+def _report(result: BuildResult, elsewhere: Mapping[Path, Verdicts], json_to: str | None, *, quiet: bool) -> None:
+    on_devices = {path.name: {name: verdicts_json({name: v[name]}) for name in v} for path, v in elsewhere.items()}
+    write_json(json_to, result.to_json() | ({"devices": on_devices} if elsewhere else {}))
     if json_to != "-" and not quiet:
         _show(result)
+        for path, verdicts in elsewhere.items():
+            click.echo(f"\n{path.name} elsewhere:")
+            show_verdicts(verdicts)
 
 
 @contextmanager

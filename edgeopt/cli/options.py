@@ -26,6 +26,29 @@ def verbosity_options(command: Command) -> Command:
     return verbose(quiet(command))
 
 
+def device_options(command: Command) -> Command:
+    """Add ``--device`` and ``--timeout``."""
+    timeout = click.option(
+        "--timeout",
+        "timeout_s",
+        metavar="SECONDS",
+        type=click.FloatRange(min=1),
+        default=600.0,
+        show_default=True,
+        help="How long another device may take.",
+    )
+    device = click.option(
+        "--device",
+        "devices",
+        metavar="DEVICE",
+        multiple=True,
+        default=("local",),
+        show_default=True,
+        help="Where to run: local, qemu[:pi3|pi4|pi5] or ssh://user@host[:port][/folder]. Give several at once.",
+    )
+    return device(timeout(command))
+
+
 class TargetName(click.ParamType[str]):
     """The name of a target, or ``all``; whether it exists is for the library to say."""
 

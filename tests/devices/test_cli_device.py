@@ -1,6 +1,7 @@
 """The commands around devices: list, info, several at once, JUnit."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,6 +10,7 @@ from ssh_server import Server
 
 from edgeopt.cli.main import main
 from edgeopt.devices.qemu import Emulation
+from edgeopt.parity import manifest_digest
 
 
 def test_verify_shows_all_devices_and_writes_junit_when_several_are_asked(
@@ -46,12 +48,7 @@ def test_verify_judges_the_others_when_one_device_cannot_be_reached(
 def test_verify_exits_with_12_when_one_of_several_says_no(
     server: Server, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    strict = tmp_path / "strict"
-    strict.mkdir()
-    from edgeopt.parity import manifest_digest
-
-    for path in bundle.iterdir():
-        (strict / path.name).write_bytes(path.read_bytes())
+    strict = Path(shutil.copytree(bundle, tmp_path / "strict"))
     manifest = json.loads((strict / "bundle.json").read_text())
     manifest["limits"]["min_sqnr_db"] = 199.0
     manifest["digest"] = manifest_digest(manifest)
@@ -99,3 +96,24 @@ def test_verify_exits_with_2_when_there_is_no_such_device(
 ) -> None:
     assert main(["verify", str(bundle), "--device", name]) == 2
     assert "there is no device" in capsys.readouterr().err
+
+
+def test_build_runs_the_finished_bundle_elsewhere_too_when_asked(
+    emulation: Emulation, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    assert main(["build", "--device", "qemu:pi3", "--device", "qemu:pi5", "--json", "build.json"]) == 0
+    assert "passed in ai-edge-litert" in capsys.readouterr().out
+    verdicts = json.loads(Path("build.json").read_text())["devices"]["arm64"]
+    assert {name: verdict["outputs"][0]["max_steps"] for name, verdict in verdicts.items()} == {
+        "qemu:pi3": 0, "qemu:pi5": 0,
+    }  # fmt: skip
+
+
+def test_build_writes_no_depfile_when_a_device_gives_no_verdict(
+    server: Server, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    assert main(["build", "--device", server.url(python="/nowhere"), "--depfile", "build.d", "--quiet"]) == 15
+    assert not Path("build.d").exists()
+    assert Path("build/edgeopt/arm64/bundle.json").is_file()
