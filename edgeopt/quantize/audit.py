@@ -19,7 +19,7 @@ _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 # They move or choose bytes and calculate nothing: on integer data they are integer operators, and lose no time.
 _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "Gather", "MaxPool",
           "Pad", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "ReduceMax", "ReduceMin",
-          "Resize")  # fmt: skip
+          "Resize", "Clip")  # fmt: skip
 _MULTIPLIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 # ONNX Runtime renames a node it rewrites: node_Conv_1 becomes node_Conv_1_token_7.

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.inspection import Border, TensorFacts
+from edgeopt.quantize.bounds import bounds_as_integers
 from edgeopt.quantize.subpixel import transposed_as_subpixels
 
 _OFFSET = 128
@@ -22,7 +23,8 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def with_unsigned_activations(model: ir.Model) -> ir.Model:
     """Return a copy in which every int8 tensor but the weights is uint8; ``model`` stays as it is.
 
-    Transposed convolutions become convolutions that these kernels do in integers (:mod:`edgeopt.quantize.subpixel`).
+    What these kernels would do in float is spelled out in integers: transposed convolutions
+    (:mod:`edgeopt.quantize.subpixel`) and activation functions (:mod:`edgeopt.quantize.bounds`).
     """
     copy = model.clone()
     graph = copy.graph
@@ -35,6 +37,7 @@ def with_unsigned_activations(model: ir.Model) -> ir.Model:
         elif node.op_type == "DequantizeLinear" and _is_int8(node.inputs[0]) and not _is_weight(node):
             _shift_constant(graph, node.inputs[0], shifted)
             _shift_constant(graph, node.inputs[2], shifted)
+    bounds_as_integers(graph)
     return copy
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from tflite_graphs import GraphWriter, channel_scales
 from tflite_runtimes import file_of, lowered, random_feeds, run_onnx, run_tflite, steps_apart
 
 from edgeopt.errors import LoweringError
+from edgeopt.quantize.unsigned import with_unsigned_activations
+from edgeopt.session import OnnxSession
 
 ALONE = ["TRANSPOSE_CONV"]
 CUT = ["TRANSPOSE_CONV", "SLICE"]
@@ -101,3 +104,16 @@ def test_conv_transpose_is_refused_when_its_output_padding_is_as_large_as_the_st
     model = graph({"dilations": [3, 3], "output_padding": [2, 1]}, (3, 3), quantized=True)
     with pytest.raises(LoweringError, match="an output padding as large as the stride"):
         lowered(model)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("dilated", "stride longer than the kernel")])
+def test_conv_transpose_equals_onnxruntimes_integers_when_it_has_it_as_a_convolution(case):
+    attributes, kernel, _ = CASES[case]
+    model = graph(attributes, kernel, quantized=True)
+    unsigned = ir.to_proto(with_unsigned_activations(ir.from_proto(model)))
+    assert "ConvTranspose" not in [node.op_type for node in unsigned.graph.node]
+    session, content = OnnxSession(unsigned.SerializeToString()), lowered(model)
+    for seed in range(5):
+        feeds = random_feeds(model, seed)
+        (actual,) = run_tflite(content, feeds).values()
+        np.testing.assert_array_equal(actual, session.run(feeds)["y"])
