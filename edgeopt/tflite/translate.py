@@ -20,7 +20,7 @@ from edgeopt.tflite.normal_form import WHY_NOT
 from edgeopt.tflite.operators import OPERATORS
 from edgeopt.tflite.program import TENSOR_TYPES, Program, Quantization, RefusedError, Tensor
 from edgeopt.tflite.shapes import shape_of
-from edgeopt.tflite.step import Entry, Step
+from edgeopt.tflite.step import Entry, Operands, Step
 
 _STORED = (ir.DataType.INT8, ir.DataType.INT16)  # what activations are quantized to
 
@@ -97,15 +97,20 @@ class _Translation:
         end = clamp_node.outputs[0] if clamp_node is not None else node.outputs[0]
         if self._moves_integers(node):
             self._tensors[node.outputs[0]] = self._moved_integers(node, entry)
-        elif (quantize := self._integer_target(node, entry, end)) is None or not self._in_integers(
-            node, entry, quantize, clamp_node
-        ):
+        elif not self._in_integers(node, entry, _only_consumer(end, "QuantizeLinear"), clamp_node):
             self._float_operator(node, entry, clamp_node)
 
-    def _in_integers(self, node: ir.Node, entry: Entry, quantize: ir.Node, clamp_node: ir.Node | None) -> bool:
-        """Lower an operator in integers; ``False`` if its kernel has no exact form of these attributes."""
+    def _in_integers(self, node: ir.Node, entry: Entry, quantize: ir.Node | None, clamp_node: ir.Node | None) -> bool:
+        """Lower an operator in integers; ``False`` if its kernel has no exact form of these scales or attributes."""
+        quantization = _quantization_of(quantize) if quantize is not None else None
+        operands = self._integer_operands(node, entry) if quantization is not None else None
+        if quantize is None or quantization is None or operands is None:
+            return False
+        if not entry.integer(tuple(None if i == entry.bias else t for i, t in enumerate(operands)), quantization):
+            return False
+        wanted = self._output(quantize.outputs[0], quantization, name=_name((clamp_node or node).outputs[0]))
         try:
-            self._tensors[quantize.outputs[0]] = self._integer_step(node, entry, quantize, clamp_node)
+            self._tensors[quantize.outputs[0]] = self._integer_step(node, entry, operands, wanted, _bounds(clamp_node))
         except RefusedError:
             return False
         self._done |= {quantize} | ({clamp_node} if clamp_node is not None else set())
@@ -124,17 +129,7 @@ class _Translation:
         output = self._output(node.outputs[0], source.quantization)
         return entry.lower(Step(node, (source,), output, self.emitter))
 
-    def _integer_target(self, node: ir.Node, entry: Entry, end: ir.Value) -> ir.Node | None:
-        """Return the QuantizeLinear behind an operator that can run in integers."""
-        quantize = _only_consumer(end, "QuantizeLinear")
-        quantization = _quantization_of(quantize) if quantize is not None else None
-        operands = self._integer_operands(node, entry)
-        if quantization is None or operands is None:
-            return None
-        tested = tuple(None if index == entry.bias else tensor for index, tensor in enumerate(operands))
-        return quantize if entry.integer(tested, quantization) else None
-
-    def _integer_operands(self, node: ir.Node, entry: Entry) -> tuple[Tensor | None, ...] | None:
+    def _integer_operands(self, node: ir.Node, entry: Entry) -> Operands | None:
         operands: list[Tensor | None] = []
         for index, value in enumerate(node.inputs):
             tensor = self._integer(value) if value is not None else None
@@ -145,12 +140,10 @@ class _Translation:
             operands.append(tensor)
         return tuple(operands)
 
-    def _integer_step(self, node: ir.Node, entry: Entry, quantize: ir.Node, clamp_node: ir.Node | None) -> Tensor:
-        operands = self._integer_operands(node, entry)
-        assert operands is not None
-        end = clamp_node or node
-        wanted = self._output(quantize.outputs[0], _quantization_of(quantize), name=_name(end.outputs[0]))
-        low, high = _bounds(clamp_node)
+    def _integer_step(
+        self, node: ir.Node, entry: Entry, operands: Operands, wanted: Tensor, bounds: tuple[float, float]
+    ) -> Tensor:
+        low, high = bounds
         code = clamping.fused_code(low, high, wanted.quantization) if entry.fuses and not entry.keeps_scale else None
         if entry.keeps_scale and operands[0] is not None and operands[0].quantization != wanted.quantization:
             written = self.emitter.tensor(
