@@ -104,15 +104,17 @@ def _gather_stored(node: ir.Node) -> None:
 
 
 def _gather_points(node: ir.Node) -> None:
-    """GatherND; a batch axis adds its own place to each coordinate."""
+    """GatherND; a batch axis adds its own place to each coordinate. Without one, computed indices stay as they are."""
     shape, batch = shape_of(node.inputs[1]), node.attributes.get_int("batch_dims", 0)
+    indices = read_array(node.inputs[1])
+    if indices is None and not batch:
+        return
     _known(shape[:-1] if batch else (), "batches")
     grid = np.indices(shape[:batch]).reshape(batch, *shape[:batch], *(1,) * (len(shape) - batch - 1))
     own = np.moveaxis(np.broadcast_to(grid, (batch, *shape[:-1])), 0, -1)
-    indices = read_array(node.inputs[1])
     if indices is not None:
         _pick(node, np.concatenate([own, indices], axis=-1))
-    elif batch:
+    else:
         _pick_computed(node, own, np.zeros((*shape[:-1], 0), np.int64))
 
 

@@ -267,12 +267,13 @@ def builtins(file: TfliteFile) -> Counter[str]:
 
 
 def _paired(reference: Answers, actual: Answers) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Stack the samples of each output; names and shapes have to be the same, and every value finite."""
+    """Join the samples of each output, flat; names and shapes have to be the same, and every value finite."""
     assert reference, "no samples prove nothing"
     paired = {}
     for name in reference[0]:
-        wanted, got = (np.stack([answers[name] for answers in side]) for side in (reference, actual))
-        assert wanted.shape == got.shape, name
+        shapes = [[answers[name].shape for answers in side] for side in (reference, actual)]
+        assert shapes[0] == shapes[1], name  # one for each sample: how many boxes are found depends on it
+        wanted, got = (np.concatenate([answers[name].ravel() for answers in side]) for side in (reference, actual))
         assert np.isfinite(wanted).all(), name
         assert np.isfinite(got).all(), name
         paired[name] = wanted, got
