@@ -1,8 +1,8 @@
 """ConvTranspose as TRANSPOSE_CONV, which pads like the convolution that it reverses; the rest is sliced away behind it.
 
-XNNPACK's int8 kernel with a scale for each channel rounds the exact sum once. ONNX Runtime has no integer kernel and
-adds up floats, so the two differ by one step where a sum lies within float32's error of a tie: 4 to 20 results of
-1,000,000 with random weights. The int8 kernel took half to two thirds of the float one's time.
+XNNPACK's int8 kernel rounds the exact sum once and took half to two thirds of the float one's time. ONNX Runtime's
+ConvTranspose adds up floats, which gives another step for 4 to 20 results of 1,000,000, where a sum is near a tie; our
+x86 graph says it with a Conv (``edgeopt/quantize/subpixel.py``), and then all are equal.
 """
 
 from __future__ import annotations
