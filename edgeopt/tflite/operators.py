@@ -18,6 +18,7 @@ from edgeopt.tflite import (
     pooling,
     reduction,
     shape,
+    suppression,
     transposed,
 )
 from edgeopt.tflite.step import Entry, never, one_scale
@@ -48,6 +49,7 @@ OPERATORS: Mapping[tuple[str, str], Entry] = {
     ("", "Min"): Entry(elementwise.folded("MINIMUM"), one_scale),
     ("", "Mod"): Entry(elementwise.modulo, never),
     ("", "Mul"): Entry(elementwise.multiply, fuses=True),
+    ("", "NonMaxSuppression"): Entry(suppression.non_max_suppression, never),
     ("", "Or"): Entry(elementwise.comparison("LOGICAL_OR"), never),
     ("", "PRelu"): Entry(elementwise.prelu, never),
     ("", "Pow"): Entry(elementwise.power, never),

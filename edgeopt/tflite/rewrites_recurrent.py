@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeopt.tflite.constants import read_array, read_constant
 from edgeopt.tflite.program import DYNAMIC, RefusedError
-from edgeopt.tflite.rewriting import DOMAIN, Rewriting, is_read
+from edgeopt.tflite.rewriting import DOMAIN, Rewriting, is_read, start
 from edgeopt.tflite.shapes import shape_of
 
 _FUNCTIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
@@ -45,11 +45,6 @@ class _Cell:
     def _constants(self, *arrays: NDArray[Any]) -> list[ir.Value]:
         return [self.write.constant(array) for array in arrays]
 
-    def layer(self, value: ir.Value, parameters: Sequence[ir.Value]) -> ir.Value:
-        """Return a fully connected layer of a value."""
-        shape = (*shape_of(value)[:-1], shape_of(parameters[0])[0])
-        return self.write.add("FullyConnected", value, *parameters, shape=shape, domain=DOMAIN)
-
     def gate(self, gates: ir.Value, index: int, count: int = 1) -> ir.Value:
         """Return the values of one gate, or of several."""
         return self.write.part(gates, 1, index * self.hidden, count * self.hidden)
@@ -67,7 +62,7 @@ class _Cell:
 def _lstm_step(cell: _Cell, projected: ir.Value, states: _States) -> _States:
     """Gates in the order input, output, forget, cell."""
     write, (state, memory) = cell.write, states
-    gates = write.add("Add", projected, cell.layer(state, cell.states))
+    gates = write.add("Add", projected, write.layer(state, *cell.states))
     into, out, forget, new = (cell.gate(gates, index) for index in range(4))
     if cell.peepholes:
         into = write.add("Add", into, write.add("Mul", cell.peepholes[0], memory))
@@ -83,20 +78,20 @@ def _gru_step(cell: _Cell, projected: ir.Value, states: _States) -> _States:
     """Gates in the order update, reset, hidden."""
     write, (state,) = cell.write, states
     resets_last = write.node.attributes.get_int("linear_before_reset", 0) == 1
-    gates = cell.layer(state, cell.states if resets_last else cell.first_gates)
+    gates = write.layer(state, *(cell.states if resets_last else cell.first_gates))
     both = cell.activated(write.add("Add", cell.gate(projected, 0, 2), cell.gate(gates, 0, 2)), 0)
     update, reset = cell.gate(both, 0), cell.gate(both, 1)
     if resets_last:
         recurrent = write.add("Mul", reset, cell.gate(gates, 2))
     else:
-        recurrent = cell.layer(write.add("Mul", reset, state), cell.last_gate)
+        recurrent = write.layer(write.add("Mul", reset, state), *cell.last_gate)
     new = cell.activated(write.add("Add", cell.gate(projected, 2), recurrent), 1)
     change = write.add("Mul", update, write.add("Sub", state, new))
     return (write.add("Add", new, change),)
 
 
 def _rnn_step(cell: _Cell, projected: ir.Value, states: _States) -> _States:
-    return (cell.activated(cell.write.add("Add", projected, cell.layer(states[0], cell.states)), 0),)
+    return (cell.activated(cell.write.add("Add", projected, cell.write.layer(states[0], *cell.states)), 0),)
 
 
 _STEPS = {"LSTM": _lstm_step, "GRU": _gru_step, "RNN": _rnn_step}
@@ -134,19 +129,14 @@ def _check(node: ir.Node, time_axis: int) -> None:
 
 def _run(cell: _Cell, index: int, time_axis: int, backwards: bool) -> list[_States]:
     """Return the states behind each step, in the order of computation."""
-    write, node = cell.write, cell.write.node
-    source = node.inputs[0]
-    assert source is not None
-    projected = cell.layer(source, cell.inputs)
-    shape = list(shape_of(projected))
-    del shape[time_axis]
-    count = 2 if node.op_type == "LSTM" else 1
-    states: _States = tuple(_initial(cell, 5 + place, index, time_axis) for place in range(count))
+    write, node, (_, source, shape) = cell.write, cell.write.node, start(cell.write.node)
+    projected = write.layer(source, *cell.inputs)
+    places = range(5, 7 if node.op_type == "LSTM" else 6)
+    states: _States = tuple(_initial(cell, place, index, time_axis) for place in places)
     run = []
-    steps = range(shape_of(source)[time_axis])
+    steps = range(shape[time_axis])
     for step in reversed(steps) if backwards else steps:
-        now = write.reshape(write.part(projected, time_axis, step, 1), shape)
-        states = _STEPS[node.op_type](cell, now, states)
+        states = _STEPS[node.op_type](cell, _picked(write, projected, time_axis, step), states)
         run.append(states)
     return run
 
@@ -156,9 +146,12 @@ def _initial(cell: _Cell, place: int, index: int, axis: int) -> ir.Value:
     value = node.inputs[place] if _has(node, place) else None
     if value is None:
         return write.constant(np.zeros((1, cell.hidden), np.float32))
-    shape = list(shape_of(value))
-    del shape[axis]
-    return write.reshape(write.part(value, axis, index, 1), shape)
+    return _picked(write, value, axis, index)
+
+
+def _picked(write: Rewriting, value: ir.Value, axis: int, index: int) -> ir.Value:
+    shape = shape_of(value)
+    return write.reshape(write.part(value, axis, index, 1), shape[:axis] + shape[axis + 1 :])
 
 
 def _joined(write: Rewriting, parts: Sequence[ir.Value], axis: int, rank: int) -> ir.Value:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from edgeopt.tflite.constants import Constant, read_array, read_constant
 from edgeopt.tflite.pictures import complete_window, has_resize_kernel, ints_of, resize_attributes
 from edgeopt.tflite.program import RefusedError
-from edgeopt.tflite.rewriting import DOMAIN, Rewriting, start
+from edgeopt.tflite.rewriting import Rewriting, start
 from edgeopt.tflite.shapes import is_known, shape_of
 
 _WINDOW = ("kernel_shape", "strides", "dilations")
@@ -165,8 +165,7 @@ def _resized(
         return write.take(value, matrix.argmax(axis=0), axis)
     order = [other for other in range(rank) if other != axis] + [axis]
     last = write.transpose(value, order)
-    parameters = [write.constant(matrix.T), *([write.constant(offset)] if offset.any() else [])]
-    product = write.add("FullyConnected", last, *parameters, shape=(*shape_of(last)[:-1], size), domain=DOMAIN)
+    product = write.layer(last, write.constant(matrix.T), write.constant(offset) if offset.any() else None)
     return write.transpose(product, [order.index(other) for other in range(rank)])
 
 

@@ -92,6 +92,11 @@ class Rewriting:
         shape = sizes[:axis] + places.shape + sizes[axis + 1 :]
         return self.add("Take", value, shape=shape, domain=DOMAIN, **take_attributes(places, sizes[axis], axis))
 
+    def layer(self, value: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> ir.Value:
+        """Return a fully connected layer of a value; the weight is (out, in)."""
+        shape, parameters = (*shape_of(value)[:-1], shape_of(weight)[0]), [weight] if bias is None else [weight, bias]
+        return self.add("FullyConnected", value, *parameters, shape=shape, domain=DOMAIN)
+
     def part(self, value: ir.Value, axis: int, begin: int, size: int, step: int = 1) -> ir.Value:
         """Return ``size`` slices of ``value`` from ``begin`` on, every one or each ``step``-th."""
         sizes = shape_of(value)

@@ -211,28 +211,21 @@ def elu(step: Step) -> Tensor:
     alpha = step.node.attributes.get_float("alpha", 1.0)
     if step.is_integer and alpha != 1:
         raise RefusedError(f"an int8 Elu with alpha {alpha}")
-    return _exponential_unit(step, alpha, 1.0, 1.0)
+    return _exponential_unit(step, alpha, 1.0)
 
 
 def selu(step: Step) -> Tensor:
     """Lower Selu."""
     alpha = step.node.attributes.get_float("alpha", 1.67326319217681884765625)
-    return _exponential_unit(step, alpha, step.node.attributes.get_float("gamma", 1.05070102214813232421875), 1.0)
+    return _exponential_unit(step, alpha, step.node.attributes.get_float("gamma", 1.05070102214813232421875))
 
 
-def celu(step: Step) -> Tensor:
-    """Lower Celu."""
-    alpha = step.node.attributes.get_float("alpha", 1.0)
-    return _exponential_unit(step, alpha, 1.0, alpha)
-
-
-def _exponential_unit(step: Step, alpha: float, gamma: float, width: float) -> Tensor:
-    """Return ``gamma * (x if x > 0 else alpha * (e^(x / width) - 1))``; the kernel ELU is that with ones."""
+def _exponential_unit(step: Step, alpha: float, gamma: float) -> Tensor:
+    """Return ``gamma * (x if x > 0 else alpha * (e^x - 1))``; the kernel ELU is that with ones."""
     emitter, x = step.emitter, step.data
-    if (alpha, gamma, width) == (1.0, 1.0, 1.0):
+    if (alpha, gamma) == (1.0, 1.0):
         return emitter.emit("ELU", [x], step.output)
-    scaled = x if width == 1 else emitter.apply("DIV", x, emitter.number(width, x))
-    low = emitter.apply("ELU", emitter.apply("MINIMUM", scaled, emitter.number(0, x)))
+    low = emitter.apply("ELU", emitter.apply("MINIMUM", x, emitter.number(0, x)))
     low = emitter.apply("MUL", low, emitter.number(alpha, x))
     both = emitter.apply("ADD", emitter.apply("RELU", x), low)
     return both if gamma == 1 else emitter.apply("MUL", both, emitter.number(gamma, x))
@@ -275,7 +268,6 @@ UNARY: Mapping[str, Entry] = {
         "BitCast": kernel("BITCAST"),
         "BitwiseNot": bitwise_not,
         "Ceil": kernel("CEIL"),
-        "Celu": celu,
         "Cos": kernel("COS"),
         "Cosh": cosh,
         "Elu": elu,

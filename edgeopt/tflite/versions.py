@@ -57,6 +57,7 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
     "MIRROR_PAD": {**_WITH_INT8, "int16": 3},
     "MUL": {"float32": 1, "int8": 2, "int16": 4, "int32": 1, "int64": 5},
     "NEG": _NUMBERS,
+    "NON_MAX_SUPPRESSION_V4": {"float32": 1},
     "NOT_EQUAL": _ANYTHING,
     "PAD": {**_WITH_INT8, "int16": 3},
     "PADV2": {**_WITH_INT8, "int16": 3},
@@ -91,7 +92,7 @@ _VERSIONS: Mapping[str, Mapping[str, int]] = {
 _BROUGHT_BY: Mapping[str, str] = {
     "1.15.0": "DEQUANTIZE/3 GATHER/3 HARD_SWISH/1 MUL/3 QUANTIZE/2 SUM/2 TRANSPOSE/3",
     "2.0.0": "FULLY_CONNECTED/5",
-    "2.1.0": "DEPTH_TO_SPACE/1 RELU/2 SCATTER_ND/1 STRIDED_SLICE/3",
+    "2.1.0": "DEPTH_TO_SPACE/1 NON_MAX_SUPPRESSION_V4/1 RELU/2 SCATTER_ND/1 STRIDED_SLICE/3",
     "2.2.0": "RESIZE_BILINEAR/3 REVERSE_V2/2 SELECT_V2/1 STRIDED_SLICE/4 TRANSPOSE_CONV/2",
     "2.3.0": (
         "AVERAGE_POOL_2D/3 BATCH_MATMUL/1 CONCATENATION/3 CONV_2D/4 DEPTHWISE_CONV_2D/5 DIV/2 "

@@ -1,7 +1,9 @@
 """ONNX's own node cases: one operator each, with inputs and expected outputs that its authors wrote.
 
-A case is *in scope* if it has static tensors only, of dtypes that TFLite shares with ONNX, and opset 13 or later.
-What is not data but a parameter (shapes, axes, pads, weights) is frozen to an initializer, as exporters write it.
+*All cases* are those with tensors only, of dtypes that TFLite shares with ONNX, in opset 13 or later, or of an operator
+that opset 13 left as it was. *Expressible* among them are those whose operator is not in ``out_of_scope.toml`` and that
+do not train. What is not data but a parameter (shapes, axes, pads, weights) is frozen to an initializer, as exporters
+write it.
 
 Run as a program, it judges all cases but those named on standard input, and prints a JSON line before and behind each.
 The tests do that, because a kernel that crashes takes its process with it, and then the case can be named.
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -43,7 +46,7 @@ _PARAMETERS: dict[str, Sequence[int]] = {
     **dict.fromkeys(["BatchNormalization", "Conv", "ConvTranspose", "Gemm", "PRelu", "DeformConv"], _ALL),
     **dict.fromkeys(["InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"], _ALL),
     **dict.fromkeys(["QuantizeLinear", "DequantizeLinear", "LSTM", "GRU", "RNN", "AffineGrid", "Col2Im"], _ALL),
-    **dict.fromkeys(["Gather", "GatherND", "GatherElements", "Compress", "CastLike"], _ALL),
+    **dict.fromkeys(["Gather", "GatherND", "GatherElements", "CastLike"], _ALL),
     **dict.fromkeys(["ScatterND", "ScatterElements", "Scatter"], (1,)),
     **dict.fromkeys(
         ["Range", "ConstantOfShape", "BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix"], range(16)
@@ -81,15 +84,47 @@ def _is_in_scope(case: Any) -> bool:
     return (
         "_expanded" not in case.name
         and set(opsets) <= {"", "ai.onnx"}
-        and max(opsets.values()) >= _OLDEST_OPSET
+        and (max(opsets.values()) >= _OLDEST_OPSET or _is_unchanged(operator_of(case), max(opsets.values())))
         and all(value.HasField("tensor_type") and value.tensor_type.elem_type in _DTYPES for value in values)
     )
+
+
+def _is_unchanged(op_type: str, opset: int) -> bool:
+    """Whether an operator of an older opset means the same in the oldest that we lower."""
+    then, now = (onnx.defs.get_schema(op_type, version, "") for version in (opset, _OLDEST_OPSET))
+    return then.since_version == now.since_version and not now.deprecated
+
+
+def operator_of(case: Any) -> str:
+    """Return the operator that a case is about."""
+    return case.model.graph.node[0].op_type
+
+
+@cache
+def operators_out_of_scope() -> dict[str, str]:
+    """Return the operators that TFLite cannot express, and why."""
+    listed = tomllib.loads(Path(__file__).with_name("out_of_scope.toml").read_text())
+    return {operator: reason for reason, operators in listed.items() for operator in operators}
+
+
+def is_expressible(case: Any) -> bool:
+    """Whether TFLite's operators can express what a case asks for."""
+    return operator_of(case) not in operators_out_of_scope() and not _trains(case)
+
+
+def _trains(case: Any) -> bool:
+    """Whether the case is about training: statistics that change, or elements dropped at random."""
+    node, (inputs, _) = case.model.graph.node[0], case.data_sets[0]
+    by_attribute = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+    return by_attribute or (node.op_type == "Dropout" and len(inputs) > 2 and bool(inputs[2]))
 
 
 def frozen(case: Any) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Return the case's model with its parameters as initializers, and the arrays that remain inputs."""
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
+    for entry in model.opset_import:
+        entry.version = max(entry.version, _OLDEST_OPSET)
     node, arrays = (
         model.graph.node[0],
         dict(zip([i.name for i in model.graph.input], case.data_sets[0][0], strict=True)),
