@@ -61,6 +61,7 @@ def clean(graph: ir.Model) -> None:
         _name_activations(graph)
         _name_global_pooling(graph.graph)
         _name_channel_scaling(graph.graph)
+        _name_squares(graph.graph)
         Sequential(
             lift_constants,
             passes.RemoveInitializersFromInputsPass(),
@@ -167,6 +168,18 @@ def _name_channel_scaling(graph: ir.Graph) -> None:
         node.attributes.clear()
         node.attributes.add(ir.AttrInt64("group", len(factor)))
         node.attributes.add(ir.AttrInt64s("kernel_shape", pixel))
+
+
+def _name_squares(graph: ir.Graph) -> None:
+    """Turn a power of 2 into a product, for which every runtime has an integer kernel; float32 gives the same."""
+    for node in graph:
+        base, exponent = node.inputs if node.op_type == "Pow" else (None, None)
+        if base is None or base.shape is None or exponent is None or exponent.const_value is None:
+            continue
+        power = exponent.const_value.numpy()
+        if power.size == 1 and power.ndim <= len(base.shape) and power.item() == 2:
+            node.op_type = "Mul"
+            node.replace_input_with(1, base)
 
 
 def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:

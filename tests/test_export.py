@@ -203,6 +203,15 @@ def test_export_torch_folds_batch_norm_and_constants_when_it_cleans(tmp_path: Pa
     assert sum(int(np.prod(tensor.dims)) for tensor in graph.initializer) == 4 * 2 * 9 + 4 + 1
 
 
+def test_export_torch_names_a_square_a_product_when_it_is_a_power(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x**2 + x**3
+
+    made = exported(Net(), model_settings((1, 4)), tmp_path)
+    assert sorted(node.op_type for node in onnx.load(str(made.path)).graph.node) == ["Add", "Mul", "Pow"]
+
+
 def test_export_torch_makes_one_constant_of_weights_when_the_exporter_takes_them_apart(tmp_path: Path) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -37,7 +37,7 @@ def non_max_suppression(step: Step) -> Tensor:
         found = emitter.tensor("found", (limit,), np.dtype(np.int32))
         count = emitter.tensor("count", (), np.dtype(np.int32))
         options = schema.NonMaxSuppressionV4OptionsT()
-        inputs = [_gathered(step, box, order), rank, *settings]
+        inputs: list[Tensor | None] = [_gathered(step, box, order), rank, *settings]
         emitter.emit("NON_MAX_SUPPRESSION_V4", inputs, found, options, extra=(count,))
         found = _gathered(step, order, found)
         place = emitter.constant("place", np.full((limit, 2), (batch, category), np.int32))

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnx_ir as ir
 import pytest
-from architectures import ARCHITECTURES, RECURRENT, TRANSFORMERS
-from judging import HEADER, Judged
+from architectures import ARCHITECTURES, RECURRENT, SUPPRESSING, TRANSFORMERS
+from judging import (
+    HEADER,
+    Judged,
+    builtins,
+    exported,
+    float_error,
+    images,
+    quantized,
+    run_tflite_on,
+    steps_apart,
+)
+
+from edgeopt.tflite.inspect import read_tflite
+from edgeopt.tflite.lower import lower
 
 pytestmark = [
     pytest.mark.slow,
@@ -13,6 +29,7 @@ pytestmark = [
 ]
 
 MAX_FLOAT_ERROR = 1e-4  # of the output's range
+NUM_BOXES = 240  # before suppression
 
 # The transposes that the models themselves mean; every other net has none.
 OF_THE_MODEL = {
@@ -49,6 +66,22 @@ def test_int8_file_multiplies_integers_when_network_is_quantized(name: str, judg
 def test_int8_file_answers_as_onnxruntime_bit_for_bit_when_quantized(name: str, judged_architecture: Judged) -> None:
     facts = judged_architecture(name)
     assert (facts.equal_share, facts.worst_steps) == (1.0, 0)
+
+
+def test_detector_finds_the_boxes_of_onnxruntime_when_it_suppresses_others(tmp_path: Path) -> None:
+    calibration, held_out = SUPPRESSING.samples(8, seed=1), SUPPRESSING.samples(4, seed=2)
+    model = exported(SUPPRESSING.network(), calibration[:2], tmp_path)
+    inputs = images(model.inputs)
+    content = lower(ir.load(model.path), input_layouts=inputs)
+    assert builtins(read_tflite(content))["TRANSPOSE"] == OF_THE_MODEL["yolo"]
+    counts = {len(values) for answers in run_tflite_on(content, held_out, inputs, {}) for values in answers.values()}
+    assert len(counts) > 1
+    assert 0 < min(counts) < max(counts) < NUM_BOXES
+    assert float_error(model, content, held_out, inputs, {}) < MAX_FLOAT_ERROR
+    qdq, ranges = quantized(model, calibration, tmp_path)
+    content = lower(ir.load(qdq.path), input_layouts=inputs)
+    assert steps_apart(qdq, content, ranges, held_out, inputs, {}).max() == 0
+    assert read_tflite(content).integer_coverage >= 0.95
 
 
 def test_table_has_every_architecture_when_printed(
