@@ -12,17 +12,8 @@ from numpy.typing import NDArray
 _INT8 = np.dtype(np.int8)
 DYNAMIC = -1  # an axis whose size the application chooses
 
-TENSOR_TYPES = {
-    "float32": schema.TensorType.FLOAT32,
-    "float16": schema.TensorType.FLOAT16,
-    "int4": schema.TensorType.INT4,
-    "int8": schema.TensorType.INT8,
-    "uint8": schema.TensorType.UINT8,
-    "int16": schema.TensorType.INT16,
-    "int32": schema.TensorType.INT32,
-    "int64": schema.TensorType.INT64,
-    "bool": schema.TensorType.BOOL,
-}
+_DTYPES = "float32 float16 int4 int8 uint8 int16 int32 int64 bool"
+TENSOR_TYPES = {name: getattr(schema.TensorType, name.upper()) for name in _DTYPES.split()}
 
 
 class RefusedError(Exception):
