@@ -80,10 +80,8 @@ def _beside_peers(network: Network, sample: Sample, count: int, rounds: int, pee
     """Time our file and the peers' files in one run, in turns."""
     files = {"edgeopt": network.model("arm64")}
     for peer in peers:
-        path = network.folder / f"{peer.name}.tflite"
         try:
-            peer.convert(network, path)
-            files[peer.name] = path
+            files[peer.name] = peer.file_of(network)
         except NotMeasured as reason:
             yield Figure("latency", network.name, f"arm64: edgeopt / {peer.name}", None, "x", f"{peer.tools}: {reason}")
     opened = {name: _interpreter(path) for name, path in files.items()}

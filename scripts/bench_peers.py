@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +33,20 @@ class Peer:
         """Name the packages that took part, with versions."""
         return ", ".join(f"{name} {version}" for name, version in self.versions.items())
 
-    def convert(self, network: Network, path: Path) -> None:
-        """Write the int8 file of a network, calibrated on the samples that calibrated ours.
+    def file_of(self, network: Network) -> Path:
+        """Return the int8 file that it makes of a network, made now or by an earlier run for the same float graph.
 
         Raises:
             NotMeasured: if the peer cannot.
         """
+        source = network.float_graph.path.read_bytes() + self.tools.encode()
+        path = network.folder / f"{self.name} {hashlib.sha256(source).hexdigest()[:12]}.tflite"
+        if not path.exists():
+            self._convert(network, path)
+        return path
+
+    def _convert(self, network: Network, path: Path) -> None:
+        """Let it convert, calibrated on the samples that calibrated ours."""
         stored = network.folder / "peer.npy"
         samples = network.samples("calibration", network.loaded.recipe.calibration.num_samples)
         (name,) = network.inputs
