@@ -136,7 +136,7 @@ def _extreme(op_type: str) -> Meaning:
 
 def _running_sum(write: _Writer, inputs: list[ir.Value | None], attributes: Attributes) -> ir.Value:
     others = {name: attributes[name] for name in ("exclusive", "reverse")}
-    return write.add("CumSum", inputs[0], write.integers([attributes["axis"]]), **others)
+    return write.add("CumSum", inputs[0], write.table([attributes["axis"]], []), **others)
 
 
 def _mirror_pad(write: _Writer, inputs: list[ir.Value | None], attributes: Attributes) -> ir.Value:
