@@ -32,11 +32,11 @@ def lower(
     """Lower an ONNX graph to the bytes of a .tflite file; the same graph gives the same bytes.
 
     Args:
-        model: a graph of opset 13 or later. What lies between DequantizeLinear and QuantizeLinear runs in int8
-            kernels, everything else in float.
+        model: a graph of opset 13 or later. What lies between DequantizeLinear and QuantizeLinear runs in
+            integer kernels, everything else in float.
         input_layouts: how the application hands over inputs with four axes, by name; left out, as in the ONNX graph.
         output_layouts: the same for outputs.
-        integer_io: whether quantized inputs and outputs are int8 tensors, or float ones with QUANTIZE and DEQUANTIZE.
+        integer_io: whether quantized inputs and outputs are integer tensors, or float ones with QUANTIZE and DEQUANTIZE.
 
     Raises:
         ModelError: if the graph contradicts itself.

@@ -15,7 +15,7 @@ from edgeopt.tflite.program import Quantization, RefusedError, Tensor
 class Step:
     """What a lowering function gets; it returns the tensor that holds the result, most often ``output``.
 
-    In an integer step every operand is int8 with a quantization, constants included, and ``output`` has the
+    In an integer step every operand has integers and a quantization, constants included, and ``output`` has the
     quantization that the graph asks for; in a float step all of them are float32. ``activation`` is the schema's code
     of the activation to fuse; it is NONE for operators that cannot fuse one. ``extra`` are outputs behind the first.
     """
@@ -29,7 +29,7 @@ class Step:
 
     @property
     def is_integer(self) -> bool:
-        """Whether this step computes on int8."""
+        """Whether this step computes on quantized integers."""
         return self.data.is_integer
 
     @property
@@ -66,7 +66,7 @@ def one_scale(operands: Operands, output: Quantization) -> bool:
 
 
 def never(operands: Operands, output: Quantization) -> bool:
-    """Have no int8 kernel that is exact: compute in float between DEQUANTIZE and QUANTIZE."""
+    """Have no integer kernel that is exact and fast: compute in float between DEQUANTIZE and QUANTIZE."""
     return False
 
 
@@ -76,9 +76,9 @@ class Entry:
 
     Attributes:
         lower: emits the operator.
-        integer: whether its int8 kernel takes operands and output of these quantizations.
+        integer: whether its integer kernel takes operands and output of these quantizations.
         fuses: the kernel has a fused activation.
-        keeps_scale: the int8 kernel's output has its input's scale; another scale takes a requantization behind it.
+        keeps_scale: the integer kernel's output has its input's scale; another scale takes a requantization behind it.
         bias: the input that may be a constant of any kind in an integer step.
     """
 
