@@ -36,7 +36,7 @@ def lower(
             integer kernels, everything else in float.
         input_layouts: how the application hands over inputs with four axes, by name; left out, as in the ONNX graph.
         output_layouts: the same for outputs.
-        integer_io: whether quantized inputs and outputs are integer tensors, or float ones with QUANTIZE and DEQUANTIZE.
+        integer_io: whether quantized inputs and outputs are integers, or floats with QUANTIZE and DEQUANTIZE.
 
     Raises:
         ModelError: if the graph contradicts itself.
