@@ -12,19 +12,8 @@ from numpy.typing import NDArray
 from edgeopt.tflite.constants import new_initializer, read_array
 
 # DequantizeLinear stays: an integer weight must remain one. The others are no functions.
-_NEVER = frozenset(
-    {
-        "DequantizeLinear",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Bernoulli",
-        "Multinomial",
-        "If",
-        "Loop",
-        "Scan",
-    }
+_NEVER = (
+    "DequantizeLinear If Loop Scan RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial"
 )
 _OF_SHAPE = frozenset({"EyeLike", "Size"})
 
@@ -37,7 +26,7 @@ def fold_constants(graph: ir.Graph, opset: int) -> bool:
     found = False
     for node in list(graph):
         is_end = node.op_type == "Identity" and node.outputs[0].is_graph_output()  # a constant under that name
-        if node.domain or len(node.outputs) != 1 or is_end:
+        if node.domain or len(node.outputs) != 1 or is_end or node.op_type in _NEVER.split():
             continue
         result = _known_shape(node) if node.op_type == "Shape" else _evaluate(node, opset)
         if result is not None:
@@ -74,7 +63,7 @@ def _known_shape(node: ir.Node) -> NDArray[np.int64] | None:
 def _evaluate(node: ir.Node, opset: int) -> NDArray[np.generic] | None:
     content = _any_content if node.op_type in _OF_SHAPE else _content
     arrays = [content(value) for value in node.inputs if value is not None]
-    if node.op_type in _NEVER or (not arrays and node.op_type != "Constant") or any(array is None for array in arrays):
+    if (not arrays and node.op_type != "Constant") or any(array is None for array in arrays):
         return None
     from onnx.reference import ReferenceEvaluator  # slow to import, and most graphs have nothing to fold
 

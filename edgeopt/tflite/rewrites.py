@@ -18,7 +18,7 @@ from edgeopt.tflite.rewrites_indexing import INDEXING, pad_by_index
 from edgeopt.tflite.rewrites_matmul import PRODUCTS, batched_matmul, full_gemm
 from edgeopt.tflite.rewrites_normalization import NORMALIZATIONS
 from edgeopt.tflite.rewrites_recurrent import RECURRENT
-from edgeopt.tflite.rewrites_reduction import REDUCTIONS, reduction
+from edgeopt.tflite.rewrites_reduction import REDUCTIONS
 from edgeopt.tflite.rewrites_windows import WINDOWS
 from edgeopt.tflite.rewriting import Rewriting, is_read, only_consumer, start
 from edgeopt.tflite.shapes import MAX_ELEMENTS, Shape, is_known, shape_of
@@ -84,11 +84,6 @@ def _reshape(node: ir.Node) -> None:
     shape = shape_of(node.outputs[0])
     if sum(size < 0 for size in shape) <= 1:
         replace_node(node, "Reshape", node.inputs[:1], shape=list(shape))
-
-
-def _global_average(node: ir.Node) -> None:
-    rank = len(shape_of(node.inputs[0]))
-    replace_node(node, "Mean", node.inputs, axes=list(range(2, rank)), keepdims=1)
 
 
 def _pad(node: ir.Node) -> None:
@@ -249,11 +244,9 @@ REWRITES: Mapping[str, Callable[[ir.Node], None]] = {
     "Dropout": _identity,
     "Flatten": _reshape,
     "Gemm": _gemm,
-    "GlobalAveragePool": _global_average,
     "Identity": _identity,
     "MatMul": _matmul,
     "Pad": _pad,
-    "ReduceMean": reduction(lambda write, value, axes, keepdims: write.reduce("Mean", value, axes, keepdims)),
     "Relu": _relu,
     "Reshape": _reshape,
     "Slice": _slice,

@@ -72,14 +72,6 @@ def _log_sum_exp(write: Rewriting, value: ir.Value, axes: list[int], keepdims: i
     return write.reshape(result, [size for axis, size in enumerate(shape_of(value)) if axis not in axes])
 
 
-def _absolute(write: Rewriting, value: ir.Value) -> ir.Value:
-    return write.add("Abs", value)
-
-
-def _squared(write: Rewriting, value: ir.Value) -> ir.Value:
-    return write.add("Mul", value, value)
-
-
 def _extreme(op_type: str) -> Callable[[ir.Node], None]:
     def rewrite(node: ir.Node) -> None:
         write, source, shape = start(node)
@@ -119,24 +111,29 @@ def _top_k(node: ir.Node) -> None:
     write.finish(*new.outputs)
 
 
-def _global_maximum(node: ir.Node) -> None:
-    write, source, shape = start(node)
-    write.finish(write.reduce("Max", source, list(range(2, len(shape)))))
+def _over_pixels(op_type: str) -> Callable[[ir.Node], None]:
+    def rewrite(node: ir.Node) -> None:
+        write, source, shape = start(node)
+        write.finish(write.reduce(op_type, source, range(2, len(shape))))
+
+    return rewrite
 
 
 REDUCTIONS: Mapping[str, Callable[[ir.Node], None]] = {
     "ArgMax": _extreme("ArgMax"),
     "ArgMin": _extreme("ArgMin"),
     "CumSum": _running_sum,
-    "GlobalMaxPool": _global_maximum,
-    "ReduceL1": reduction(_plain("Sum"), _absolute),
-    "ReduceL2": reduction(_behind("Sqrt"), _squared),
+    "GlobalAveragePool": _over_pixels("Mean"),
+    "GlobalMaxPool": _over_pixels("Max"),
+    "ReduceL1": reduction(_plain("Sum"), lambda write, x: write.add("Abs", x)),
+    "ReduceL2": reduction(_behind("Sqrt"), lambda write, x: write.add("Mul", x, x)),
     "ReduceLogSum": reduction(_behind("Log")),
     "ReduceLogSumExp": reduction(_log_sum_exp),
     "ReduceMax": reduction(_plain("Max")),
+    "ReduceMean": reduction(_plain("Mean")),
     "ReduceMin": reduction(_plain("Min")),
     "ReduceProd": reduction(_plain("Prod")),
     "ReduceSum": reduction(_plain("Sum")),
-    "ReduceSumSquare": reduction(_plain("Sum"), _squared),
+    "ReduceSumSquare": reduction(_plain("Sum"), lambda write, x: write.add("Mul", x, x)),
     "TopK": _top_k,
 }

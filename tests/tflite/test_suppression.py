@@ -11,7 +11,7 @@ from tflite_runtimes import lowered, run_onnx, run_tflite
 
 from edgeopt.errors import LoweringError
 
-BATCHES, CLASSES, BOXES, LIMIT = 2, 3, 40, 5
+BATCHES, CLASSES, BOXES, LIMIT = 2, 3, 60, 20
 
 
 def suppression(*, center_point_box: int = 0, overlap: float = 0.3) -> onnx.ModelProto:
@@ -33,7 +33,7 @@ def boxes_and_scores(center_point_box: int, highest: float) -> dict[str, np.ndar
 
 
 @pytest.mark.parametrize("center_point_box", [0, 1])
-@pytest.mark.parametrize(("highest", "rows"), [(1.0, range(10, 31)), (0.42, range(1, 30)), (0.3, range(1))])
+@pytest.mark.parametrize(("highest", "rows"), [(1.0, range(30, 121)), (0.42, range(1, 60)), (0.3, range(1))])
 def test_suppression_gives_the_rows_of_onnxruntime_when_their_number_varies(center_point_box, highest, rows):
     model, feeds = suppression(center_point_box=center_point_box), boxes_and_scores(center_point_box, highest)
     (reference,) = run_onnx(model, feeds).values()
