@@ -1,7 +1,8 @@
 """ONNX's own node cases through our lowering and through the peers: how many pass, and how many are silently wrong.
 
-The cases, how they are frozen and how ours are judged are the test suite's. A peer gets each case in the oldest opset
-in which its operator is the same, so that it knows as many as it can, and a judge that forgives more than ours does
+*Expressible* are the cases of operators that TFLite has or can put together, by the list of the test suite. The cases,
+how they are frozen and how ours are judged are the test suite's. A peer gets each case in the oldest opset in which its
+operator is the same, so that it knows as many as it can, and a judge that forgives more than ours does
 (``bench_peer_cases.py`` says what).
 """
 
@@ -13,7 +14,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -44,33 +45,35 @@ def node_case_figures(peers: Sequence[Peer], work: Path, count: int) -> Iterator
     Cases are taken in the order of a hash of their names, so that fewer than all are a fair sample.
     """
     sys.path.insert(0, str(_HERE.parent / "tests/conformance"))
-    from onnx_node_cases import cases_in_scope, frozen, judge_apart
+    from onnx_node_cases import cases_in_scope, frozen, is_expressible, judge_apart
 
-    yield from _figures("edgeopt", [outcome.verdict for outcome in judge_apart()], "")
+    scope = cases_in_scope()
+    expressible = {name for name, case in scope.items() if is_expressible(case)}
+    yield from _figures("edgeopt", {outcome.name: outcome.verdict for outcome in judge_apart()}, expressible, "")
     takers = [peer for peer in peers if peer.name.startswith("onnx2tf")]
     if not takers:
         raise NotMeasured("peers: no environment with onnx2tf given with --peer-python")
     cases = work / "node-cases"
     shutil.rmtree(cases, ignore_errors=True)
-    scope = cases_in_scope()
     for name in sorted(scope, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]:
         case = scope[name]
         model, feeds = frozen(case)
         write_case(cases / name, model, feeds, case)
     for peer in takers:
         verdicts = _judged_by(peer, cases, work / f"node-cases {peer.name}.jsonl")
-        yield from _figures(peer.name, list(verdicts.values()), peer.tools)
+        yield from _figures(peer.name, verdicts, expressible, peer.tools)
 
 
-def _figures(label: str, verdicts: Sequence[str], remark: str) -> Iterator[Figure]:
-    counts = Counter(verdicts)
-    share = 100 * counts["passed"] / len(verdicts)
-    told = ", ".join(f"{counts[verdict]} {words}" for verdict, words in _WORDS.items() if counts[verdict])
-    tools = f"; {remark}" if remark else ""
-    yield Figure("node-cases", "onnx", f"{label}: passed", share, "%", f"of {len(verdicts)} cases {told}{tools}")
-    yield Figure(
-        "node-cases", "onnx", f"{label}: silently wrong", counts["wrong"], "cases", "no error, and a wrong answer"
-    )
+def _figures(label: str, verdicts: Mapping[str, str], expressible: Set[str], tools: str) -> Iterator[Figure]:
+    chosen = [verdict for name, verdict in verdicts.items() if name in expressible]
+    for what, some in (("expressible", chosen), ("all", list(verdicts.values()))):
+        counts = Counter(some)
+        share = 100 * counts["passed"] / len(some) if some else None
+        told = [f"{counts[verdict]} {words}" for verdict, words in _WORDS.items() if counts[verdict]]
+        remark = "; ".join([f"of {len(some)} cases {', '.join(told)}", *([tools] if tools else [])])
+        yield Figure("node-cases", "onnx", f"{label}: {what} cases passed", share, "%", remark)
+    wrong = sum(verdict == "wrong" for verdict in verdicts.values())
+    yield Figure("node-cases", "onnx", f"{label}: silently wrong", wrong, "cases", "no error, and a wrong answer")
 
 
 def write_case(folder: Path, model: onnx.ModelProto, feeds: Mapping[str, Any], case: Any) -> None:
