@@ -66,10 +66,10 @@ def _tile(node: ir.Node) -> None:
 
 
 def _tiled(write: Rewriting, value: ir.Value, repeats: Sequence[int]) -> ir.Value:
-    shape = tuple(
-        size * count if is_known(size) or count != 1 else size
-        for size, count in zip(shape_of(value), repeats, strict=True)
-    )
+    if set(repeats) <= {1}:
+        return write.copy(value)
+    pairs = list(zip(shape_of(value), repeats, strict=True))
+    shape = tuple(size * count if is_known(size) else size for size, count in pairs)
     return write.add("Tile", value, shape=shape, domain=DOMAIN, repeats=list(repeats))
 
 
