@@ -61,7 +61,7 @@ def clean(graph: ir.Model) -> None:
         _name_activations(graph)
         _name_global_pooling(graph.graph)
         _name_channel_scaling(graph.graph)
-        _name_squares(graph.graph)
+        _name_products(graph.graph)
         Sequential(
             lift_constants,
             passes.RemoveInitializersFromInputsPass(),
@@ -170,16 +170,27 @@ def _name_channel_scaling(graph: ir.Graph) -> None:
         node.attributes.add(ir.AttrInt64s("kernel_shape", pixel))
 
 
-def _name_squares(graph: ir.Graph) -> None:
-    """Turn a power of 2 into a product, for which every runtime has an integer kernel; float32 gives the same."""
+def _name_products(graph: ir.Graph) -> None:
+    """Turn a square, and a division by powers of 2, into a product, which is the same number in float32.
+
+    Every runtime has an integer kernel for that.
+    """
     for node in graph:
-        base, exponent = node.inputs if node.op_type == "Pow" else (None, None)
-        if base is None or base.shape is None or exponent is None or exponent.const_value is None:
+        base, other = node.inputs if node.op_type in ("Pow", "Div") else (None, None)
+        if base is None or base.shape is None or other is None or other.const_value is None:
             continue
-        power = exponent.const_value.numpy()
-        if power.size == 1 and power.ndim <= len(base.shape) and power.item() == 2:
+        numbers = other.const_value.numpy()
+        if node.op_type == "Pow" and numbers.size == 1 and numbers.ndim <= len(base.shape) and numbers.item() == 2:
             node.op_type = "Mul"
             node.replace_input_with(1, base)
+        elif node.op_type == "Div" and base.dtype == ir.DataType.FLOAT and _have_exact_reciprocals(numbers):
+            node.op_type = "Mul"
+            node.replace_input_with(1, _initializer(graph, f"{node.name}.reciprocal", 1 / numbers.astype(np.float64)))
+
+
+def _have_exact_reciprocals(numbers: NDArray[np.generic]) -> bool:
+    mantissas, exponents = np.frexp(numbers.astype(np.float64))
+    return bool((np.abs(mantissas) == 0.5).all() and (np.abs(exponents) < 100).all())
 
 
 def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
