@@ -1,4 +1,4 @@
-"""Print the tables of operators and kernels as docs/operators.md; the tables in the code are what they come from."""
+"""Print the tables of operators and kernels as OPERATORS.md; the tables in the code are what they come from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgeopt.tflite.operators import OPERATORS
 from edgeopt.tflite.step import Entry, never
 from edgeopt.tflite.versions import _FIRST_RUNTIME, _OLDEST_RUNTIME, _VERSIONS
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"
+DOCUMENT = Path(__file__).parents[2] / "edgeopt" / "tflite" / "OPERATORS.md"
 
 HEAD = """# Operators and kernels
 

@@ -1,4 +1,4 @@
-"""docs/operators.md says what the tables in the code say."""
+"""OPERATORS.md says what the tables in the code say."""
 
 from __future__ import annotations
 
