@@ -25,9 +25,10 @@ from typing import Literal
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgeopt.errors import LoweringError
+from edgeopt.errors import LoweringError, ModelError
 from edgeopt.tflite import layout_rules
 from edgeopt.tflite.constants import read_constant, write_constant
+from edgeopt.tflite.program import MISFITS
 from edgeopt.tflite.reshaping import moves_no_data
 from edgeopt.tflite.shapes import Permutation, identity, permuted, shape_of
 
@@ -54,7 +55,10 @@ def to_channels_last(
     for value in model.graph.inputs:
         walk.store_input(value, input_layouts.get(value.name or "", "NCHW"))
     for node in list(model.graph):
-        layout_rules.rule_for(node)(node, walk)
+        try:
+            layout_rules.rule_for(node)(node, walk)
+        except MISFITS as error:
+            raise ModelError(f"{node.op_type} {node.name!r} has operands that do not fit it: {error}") from error
     for index, value in enumerate(model.graph.outputs):
         walk.store_output(index, output_layouts.get(value.name or "", "NCHW"))
     common.RemoveUnusedNodesPass()(model)

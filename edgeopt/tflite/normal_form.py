@@ -37,7 +37,7 @@ from edgeopt.gelu import name_gelus
 from edgeopt.tflite import rewrites
 from edgeopt.tflite.expansion import expand_functions
 from edgeopt.tflite.folding import fold_constants
-from edgeopt.tflite.program import RefusedError
+from edgeopt.tflite.program import MISFITS, RefusedError
 from edgeopt.tflite.quantize_first import quantize_first
 from edgeopt.tflite.refusals import refuse, without_shape
 from edgeopt.tflite.reshape_last import reshape_last
@@ -79,7 +79,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
         if rewrite is not None and not node.domain and node.graph is not None:
             try:
                 rewrite(node)
-            except RefusedError as error:
+            except (RefusedError, *MISFITS) as error:
                 node.metadata_props[WHY_NOT] = str(error)
     reshape_last(model.graph)
     quantize_first(model.graph)

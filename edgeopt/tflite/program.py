@@ -20,6 +20,10 @@ class RefusedError(Exception):
     """Why a node cannot be lowered exactly; collected by the lowering, never seen outside this package."""
 
 
+# A node whose operands contradict each other, where ONNX's own checks let it through: refused as well, by its name.
+MISFITS = (ArithmeticError, IndexError, TypeError, ValueError)
+
+
 @dataclass(frozen=True)
 class Quantization:
     """``real = scales * (stored - zero_points)``: one scale for the tensor, or one for each slice along ``axis``.

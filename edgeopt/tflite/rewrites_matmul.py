@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
 from edgeopt.tflite.constants import Constant, read_constant
 from edgeopt.tflite.program import RefusedError
-from edgeopt.tflite.rewriting import DOMAIN, Rewriting
+from edgeopt.tflite.rewriting import Rewriting, start
 from edgeopt.tflite.shapes import Shape, broadcast_shape, shape_of
 
 
 def batched_matmul(node: ir.Node) -> None:
     """A MatMul of two tensors; vectors become matrices of one row or column."""
-    left, right = node.inputs
-    assert left is not None
+    (write, left, _), right, weight = start(node), node.inputs[1], read_constant(node.inputs[0])
     assert right is not None
-    write, weight = Rewriting(node), read_constant(left)
     if weight is not None and weight.scales is not None and weight.array.ndim == 2 and len(shape_of(right)) > 1:
         _weights_on_the_left(write, weight, right)
         return
@@ -32,9 +31,7 @@ def _weights_on_the_left(write: Rewriting, weight: Constant, right: ir.Value) ->
     """``W X`` with quantized weights as the transpose of ``X.T W.T``, which is a fully connected layer."""
     swap = [*range(len(shape_of(right)) - 2), len(shape_of(right)) - 1, len(shape_of(right)) - 2]
     columns = write.transpose(right, swap)
-    shape = (*shape_of(columns)[:-1], weight.array.shape[0])
-    product = write.add("FullyConnected", columns, write.write(weight, "weight"), shape=shape, domain=DOMAIN)
-    write.finish(write.transpose(product, swap))
+    write.finish(write.transpose(write.layer(columns, write.write(weight, "weight")), swap))
 
 
 def _product(write: Rewriting, left: ir.Value, right: ir.Value) -> ir.Value:
@@ -45,9 +42,7 @@ def _product(write: Rewriting, left: ir.Value, right: ir.Value) -> ir.Value:
 
 def full_gemm(node: ir.Node) -> None:
     """A Gemm that is no fully connected layer: alpha and beta go into constants, else into multiplications."""
-    write, attributes = Rewriting(node), node.attributes
-    left, right = node.inputs[:2]
-    assert left is not None
+    (write, left, _), right, attributes = start(node), node.inputs[1], node.attributes
     assert right is not None
     if attributes.get_int("transA", 0):
         left = write.transpose(left, (1, 0))
@@ -144,13 +139,7 @@ def _contracted(
 
 
 def _merged(groups: Sequence[str], sizes: Mapping[str, int]) -> Shape:
-    shape = []
-    for group in groups:
-        size = 1
-        for letter in group:
-            size *= sizes[letter]
-        shape.append(size)
-    return tuple(shape)
+    return tuple(math.prod(sizes[letter] for letter in group) for group in groups)
 
 
 PRODUCTS: Mapping[str, Callable[[ir.Node], None]] = {"Einsum": einsum}

@@ -87,25 +87,22 @@ def _extreme(op_type: str) -> Callable[[ir.Node], None]:
 
 
 def _running_sum(node: ir.Node) -> None:
-    axis, source = read_array(node.inputs[1]), node.inputs[0]
-    if axis is None or source is None:
+    (write, source, shape), axis = start(node), read_array(node.inputs[1])
+    if axis is None:
         raise RefusedError("an axis that is not constant")
-    write = Rewriting(node)
     settings: dict[str, Any] = {name: node.attributes.get_int(name, 0) for name in ("exclusive", "reverse")}
-    place = int(axis.reshape(())) % len(shape_of(source))
+    place = int(axis.reshape(())) % len(shape)
     write.finish(write.add("CumSum", source, domain=DOMAIN, axis=place, **settings))
 
 
 def _top_k(node: ir.Node) -> None:
-    count, source = read_array(node.inputs[1]), node.inputs[0]
-    if count is None or source is None:
+    (write, source, shape), count = start(node), read_array(node.inputs[1])
+    if count is None:
         raise RefusedError("a count that is not constant")
-    rank = len(shape_of(source))
-    axis = node.attributes.get_int("axis", -1) % rank
+    axis = node.attributes.get_int("axis", -1) % len(shape)
     attributes = {"axis": axis, "k": int(count.reshape(())), "largest": node.attributes.get_int("largest", 1)}
     new = ir.node("TopK", [source], attributes, domain=DOMAIN, num_outputs=2, name=node.name)
     node.prepend(new)
-    write = Rewriting(node)
     for old, output in zip(node.outputs, new.outputs, strict=True):
         output.name, output.shape, output.type = f"{old.name}_new", old.shape, old.type
     write.finish(*new.outputs)

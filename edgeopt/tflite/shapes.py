@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgeopt.tflite.program import DYNAMIC
+from edgeopt.tflite.program import DYNAMIC, RefusedError
 
 Shape = tuple[int, ...]
 Permutation = tuple[int, ...]
 MAX_ELEMENTS = 2**31 - 1  # what TFLite's kernels count with 32 bits
 
 
-class UnknownShapeError(Exception):
+class UnknownShapeError(RefusedError):
     """A value whose rank is not known; inside this package only."""
 
 
@@ -24,7 +24,7 @@ def shape_of(value: ir.Value | None) -> Shape:
         UnknownShapeError: if the graph does not say, and inference could not find out.
     """
     if value is None or value.shape is None:
-        raise UnknownShapeError(value.name if value is not None else "")
+        raise UnknownShapeError(f"the shape of {value.name!r}" if value is not None else "a missing operand")
     return tuple(dim if isinstance(dim, int) else DYNAMIC for dim in value.shape)
 
 

@@ -18,7 +18,7 @@ from edgeopt.tflite.constants import Constant, read_array, read_constant
 from edgeopt.tflite.emitter import Emitter
 from edgeopt.tflite.normal_form import WHY_NOT
 from edgeopt.tflite.operators import OPERATORS
-from edgeopt.tflite.program import TENSOR_TYPES, Program, Quantization, RefusedError, Tensor
+from edgeopt.tflite.program import MISFITS, TENSOR_TYPES, Program, Quantization, RefusedError, Tensor
 from edgeopt.tflite.shapes import shape_of
 from edgeopt.tflite.step import Entry, Operands, Step
 
@@ -28,7 +28,10 @@ _STORED = (ir.DataType.INT8, ir.DataType.INT16)  # what activations are quantize
 def translate(graph: ir.Graph, *, integer_io: bool) -> tuple[Program, list[Refusal]]:
     """Return the program, and every node that cannot be lowered; with refusals the program is not complete."""
     translation = _Translation(graph)
-    translation.declare_inputs(integer_io)
+    try:
+        translation.declare_inputs(integer_io)
+    except RefusedError as error:
+        return translation.emitter.program, [Refusal("", "input", str(error))]
     for node in graph:
         translation.lower(node)
     if not translation.refusals:
@@ -85,7 +88,7 @@ class _Translation:
                 self._check_dequantize(node)
             else:
                 self._operator(node)
-        except RefusedError as error:
+        except (RefusedError, *MISFITS) as error:
             self.refusals.append(Refusal(node.name or "", node.op_type, str(error)))
             self._pretend(node)
 

@@ -165,3 +165,20 @@ def test_convert_refuses_or_answers_like_onnxruntime_when_graphs_are_mutated(tmp
             np.testing.assert_allclose(actual, reference, rtol=0, atol=2.01 * 0.1)
             compared += 1
     assert min(compared, refused) > 5
+
+
+@pytest.mark.parametrize("case", ["weights of another layer", "a power of 0", "an input of float64"])
+def test_lower_names_the_node_when_onnx_s_own_checks_let_it_through(case):
+    write = GraphWriter()
+    x = write.input("x", (1, 3, 8), TensorProto.DOUBLE if "float64" in case else TensorProto.FLOAT)
+    if case == "weights of another layer":
+        weights = [write.constant(np.zeros((1, 8, size), np.float32)) for size in (5, 2)]
+        write.nodes.append(helper.make_node("LSTM", [x, *weights], ["y"], name="node", hidden_size=2))
+    else:
+        attributes = {"kernel_shape": [2], "p": 0} if case == "a power of 0" else {}
+        write.nodes.append(helper.make_node("LpPool" if attributes else "Relu", [x], ["y"], name="node", **attributes))
+    write.outputs.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    write.outputs[0].type.tensor_type.elem_type = write.inputs[0].type.tensor_type.elem_type
+    with pytest.raises(LoweringError) as caught:
+        lowered(write.model())
+    assert [refusal.op_type for refusal in caught.value.refusals] in (["FullyConnected"], ["LpPool"], ["input"])
