@@ -105,9 +105,10 @@ _BROUGHT_BY: Mapping[str, str] = {
     "2.8.0": "CAST/3 TILE/3",
     "2.9.0": "ARG_MAX/3 ARG_MIN/3 CONV_2D/6 GELU/1",
     "2.10.0": "ATAN2/1",
-    "2.11.0": "FULLY_CONNECTED/10 SIGN/1",
+    "2.11.0": "SIGN/1",
     "2.12.0": "ABS/5 MIRROR_PAD/3 SIGN/2 TRANSPOSE/6",
     "2.13.0": "BITCAST/1 BITWISE_XOR/1",
+    "2.14.0": "FULLY_CONNECTED/10",  # runtime_version.cc says 2.11, but 2.12 refuses it and 2.14 takes it
     "2.16.0": "GATHER_ND/5",
     "2.17.0": "FULLY_CONNECTED/12",
 }

@@ -101,5 +101,5 @@ def test_file_says_in_its_metadata_which_release_runs_it_when_read():
     model = schema.ModelT.InitFromPackedBuf(lowered(small_residual_net()), 0)
     (entry,) = model.metadata
     assert entry.name == b"min_runtime_version"
-    assert bytes(model.buffers[entry.buffer].data) == b"2.11.0".ljust(16, b"\0")
+    assert bytes(model.buffers[entry.buffer].data) == b"2.14.0".ljust(16, b"\0")
     assert model.version == 3

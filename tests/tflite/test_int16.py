@@ -151,7 +151,7 @@ def test_int16_is_refused_when_its_zero_point_is_not_zero():
     [
         ([("CONV_2D", 3)], "1.14.0"),
         ([("CONV_2D", 4), ("RELU", 2)], "2.3.0"),
-        ([("CONV_2D", 4), ("FULLY_CONNECTED", 10)], "2.11.0"),  # later than 2.3, not earlier
+        ([("CONV_2D", 4), ("FULLY_CONNECTED", 10)], "2.14.0"),  # later than 2.3, not earlier
         ([], "1.14.0"),
     ],
 )

@@ -116,7 +116,7 @@ def test_lower_leaves_its_argument_alone_when_it_rewrites():
 
 def test_lower_needs_only_old_versions_when_net_is_an_int8_cnn():
     oldest = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "ADD": 2, "MEAN": 2, "PAD": 2, "TRANSPOSE": 2}
-    oldest["FULLY_CONNECTED"] = 10  # TensorFlow 2.11; all the others 1.14
+    oldest["FULLY_CONNECTED"] = 10  # TensorFlow 2.14; all the others 1.14
     found = {operator.builtin: operator.version for operator in file_of(small_residual_net()).operators}
     assert found == oldest
 
