@@ -70,11 +70,14 @@ def run_limited(
 def _wait(
     process: subprocess.Popen[bytes], outputs: Sequence[IO[bytes]], what: str, deadline: float, timeout_s: float
 ) -> None:
-    while process.poll() is None:
-        if time.monotonic() > deadline:
-            raise DeviceError(f"{what}: no answer within {timeout_s:g} s", hint="--timeout SECONDS allows more")
+    while True:
+        is_running = process.poll() is None
         if any(os.fstat(output.fileno()).st_size > _MOST_BYTES for output in outputs):
             raise DeviceError(f"{what}: more than {_MOST_BYTES:,} bytes of output, which is no report")
+        if not is_running:
+            return
+        if time.monotonic() > deadline:
+            raise DeviceError(f"{what}: no answer within {timeout_s:g} s", hint="--timeout SECONDS allows more")
         time.sleep(_LOOK_EVERY_S)
 
 
