@@ -39,9 +39,9 @@ def test_run_limited_kills_the_program_and_what_it_started_when_the_time_is_over
     for _ in range(100):
         try:
             os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                return
+        except (ProcessLookupError, FileNotFoundError):
             return
         time.sleep(0.05)
     raise AssertionError("the program that it started still runs")
