@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from edgeopt import parity
 from edgeopt.atomic import replace_folder
+from edgeopt.bundle.signing import SIGNATURE
 from edgeopt.errors import BundleError, UsageError
 
 SUFFIX = ".edgeopt.tar.xz"
@@ -59,7 +60,7 @@ def pack(bundle: Path, destination: Path | None = None) -> Packed:
     except parity.BundleDamaged as error:
         raise BundleError(f"{bundle}: {error}") from error
     place = destination or bundle.absolute().with_name(f"{manifest['name']}-{manifest['target']}{SUFFIX}")
-    signature = [path.name for path in (bundle / "bundle.sig",) if path.is_file()]
+    signature = [path.name for path in (bundle / SIGNATURE,) if path.is_file()]
     # bundle.json first: who unpacks a stream knows what comes.
     names = ["bundle.json", *sorted([*manifest["files"], *signature])]
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
@@ -96,7 +97,7 @@ def unpack(archive: Path, destination: Path) -> Path:
             manifest = parity.read_bundle(str(folder))
         except (tarfile.TarError, lzma.LZMAError, EOFError, parity.BundleDamaged) as error:
             raise BundleError(f"{archive}: {error}", hint="take it again from where it was made") from error
-        listed = {"bundle.json", "bundle.sig", *manifest["files"]}
+        listed = {"bundle.json", SIGNATURE, *manifest["files"]}
         found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         if unlisted := found - listed:
             raise BundleError(f"{archive} holds {min(unlisted)!r}, which bundle.json does not list")

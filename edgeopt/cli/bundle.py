@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgeopt.bundle.signing import METHODS
 from edgeopt.cli.console import bytes_text, print_table, shown_path, write_json
 from edgeopt.cli.options import json_option
 
@@ -18,7 +19,6 @@ Examples:
   edgeopt bundle verify-signature received key --public_key release.pub
 """
 _PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-_METHODS = ("key", "certificate", "sigstore", "pkcs11-key", "pkcs11-certificate")
 _MOST_SHOWN = 60  # characters of one fact
 
 
@@ -86,7 +86,7 @@ def diff(first: Path, second: Path, exit_code: bool, json_to: str | None) -> Non
 
 @bundle.command(context_settings=_PASSED_ON)
 @click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.argument("method", type=click.Choice(_METHODS))
+@click.argument("method", type=click.Choice(METHODS))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[METHOD'S OPTIONS]...")
 def sign(folder: Path, method: str, arguments: tuple[str, ...]) -> None:
     """Sign BUNDLE with OpenSSF model-signing; the options behind METHOD are that library's.
@@ -103,7 +103,7 @@ def sign(folder: Path, method: str, arguments: tuple[str, ...]) -> None:
 
 @bundle.command("verify-signature", context_settings=_PASSED_ON)
 @click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.argument("method", type=click.Choice(_METHODS))
+@click.argument("method", type=click.Choice(METHODS))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[METHOD'S OPTIONS]...")
 def verify_signature(folder: Path, method: str, arguments: tuple[str, ...]) -> None:
     """Check who signed BUNDLE, and that no file of it was changed, added or taken away since.

@@ -86,7 +86,8 @@ def unfit(facts: DeviceFacts, manifest: Mapping[str, Any], request: RunRequest) 
     if "numpy" not in facts.runtimes:
         yield f"its Python {facts.python} has no NumPy"
     if not any(name in facts.runtimes for name in wanted):
-        floor = " (its wheels need glibc 2.27)" if model_format == "tflite" else ""
+        # The aarch64 wheels: what their symbols need, not what their names say.
+        floor = " (glibc 2.34; tflite-runtime: 2.27)" if model_format == "tflite" else ""
         yield f"its Python {facts.python} has no runtime for a .{model_format} model: install {wanted[0]}{floor}"
     size = sum(file["size_bytes"] for file in manifest["files"].values())
     if facts.free_bytes is not None and facts.free_bytes < 2 * size:

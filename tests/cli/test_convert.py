@@ -121,6 +121,7 @@ def test_convert_lowers_when_the_opset_is_older_than_13(tmp_path):
 def test_convert_lowers_when_the_opset_is_supported(opset, tmp_path):
     write_model(tmp_path / "model.onnx", "Relu", "Softmax", opset=opset)
     edgeopt.convert(tmp_path / "model.onnx", tmp_path / "model.tflite")
+    assert (tmp_path / "model.tflite").read_bytes()[4:8] == b"TFL3"
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08not onnx", None])
