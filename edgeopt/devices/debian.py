@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeopt.errors import DeviceError, MissingDependencyError
+from edgeopt.errors import DeviceError, EdgeoptError, MissingDependencyError, StorageError
 from edgeopt.stage import report_progress
 
 # 'URI' FILE SIZE HASH, as apt-get --print-uris writes it.
@@ -45,8 +45,8 @@ class PrivateApt:
                     f"{program} is not on PATH, and the packages come from apt",
                     hint="Debian, Ubuntu and Raspberry Pi OS have it; elsewhere verify on a board: --device ssh://...",
                 )
-        self._folder = folder
-        self._archives = folder / "cache" / "archives"
+        self._folder = folder.absolute()
+        self._archives = self._folder / "cache" / "archives"
         for part in ("state/lists/partial", "cache/archives/partial"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
@@ -81,13 +81,22 @@ class PrivateApt:
             _unpack(self._archives / name, root)
             report_progress(f"unpack {packages[0]}", done, len(files))
 
+    def install_alone(self, package: str, root: Path) -> None:
+        """Fetch one package without what it needs, and unpack it below ``root``; its script is not run.
+
+        Raises:
+            DeviceError: the package cannot be had; apt's own words are in the message.
+        """
+        file = next(name for name in self.needed([package]).files if name.startswith(f"{package.split(':')[0]}_"))
+        result = self._apt("download", package, what=f"fetch {package}")
+        if result.returncode != 0:
+            raise _refused(package, result.stderr)
+        _unpack(self._archives / file, root)
+
     def _install(self, *arguments: str, what: str = "") -> subprocess.CompletedProcess[str]:
         result = self._apt("install", "--yes", "--no-install-recommends", *arguments, what=what)
         if result.returncode != 0:
-            raise DeviceError(
-                f"apt cannot have {arguments[-1]}: {_errors_in(result.stderr)}",
-                hint="do the machine's apt sources offer these architectures, and is the network there?",
-            )
+            raise _refused(arguments[-1], result.stderr)
         return result
 
     def _apt(self, *arguments: str, what: str) -> subprocess.CompletedProcess[str]:
@@ -100,7 +109,7 @@ class PrivateApt:
         with (self._folder / "apt.log").open("w+") as log:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
-                pass_fds=(writer,),
+                pass_fds=(writer,), cwd=self._archives,
             )  # fmt: skip
             os.close(writer)
             try:
@@ -140,14 +149,37 @@ class PrivateApt:
         )
 
 
+def program_in(root: Path, program: str) -> list[str]:
+    """Return how to start a program that was unpacked below ``root``, with the libraries beside it."""
+    loader = next(path for pattern in ("lib*/ld-linux*.so.*", "usr/lib*/ld-linux*.so.*") for path in root.glob(pattern))
+    folders = [str(path) for pattern in ("lib/*-linux-gnu", "usr/lib/*-linux-gnu") for path in root.glob(pattern)]
+    return [str(loader), "--library-path", ":".join(folders), str(root / program)]
+
+
 def _unpack(package: Path, root: Path) -> None:
     """Unpack as ``dpkg-deb -x`` does, but keep the links that stand for folders, such as ``/lib``."""
     tar = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", f"--directory={root}"]
     tar += [f"--exclude=./usr/share/{name}" for name in ("doc", "info", "locale", "man")]
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
         result = subprocess.run(tar, stdin=archive.stdout, capture_output=True, text=True, check=False)
+    if is_full(result.stderr):
+        raise StorageError(f"cannot unpack {package.name}: the disk is full")
     if result.returncode != 0 or archive.returncode != 0:
         raise DeviceError(f"cannot unpack {package.name}: {result.stderr.strip() or 'dpkg-deb failed'}")
+
+
+def is_full(words: str) -> bool:
+    """Return whether a program's words say that the disk is full: the system's own, or apt's, which looks before."""
+    return "No space left on device" in words or "enough free space" in words
+
+
+def _refused(package: str, words: str) -> EdgeoptError:
+    if is_full(words):
+        return StorageError(f"cannot fetch {package}: {_errors_in(words)}", hint="free some space and call it again")
+    return DeviceError(
+        f"apt cannot have {package}: {_errors_in(words)}",
+        hint="do the machine's apt sources offer these architectures, and is the network there?",
+    )
 
 
 def _errors_in(text: str) -> str:

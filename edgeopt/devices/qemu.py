@@ -24,15 +24,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgeopt.atomic import locked, replace_folder
-from edgeopt.devices.debian import PrivateApt
+from edgeopt.atomic import locked
+from edgeopt.devices.construction import home_of, under_construction
+from edgeopt.devices.debian import PrivateApt, is_full, program_in
 from edgeopt.devices.device import DeviceFacts, RunRequest
 from edgeopt.devices.process import Finished, run_limited
-from edgeopt.errors import DeviceError, MissingDependencyError, UsageError, did_you_mean
+from edgeopt.errors import DeviceError, MissingDependencyError, StorageError, UsageError, did_you_mean
 from edgeopt.stage import logger, stage, track
 
 _STATE = "setup.json"
 _HOST_PACKAGES = ("qemu-user",)
+_PROGRAM = "usr/bin/qemu-aarch64"
 _BOARD_PACKAGES = ("python3-minimal:arm64", "libpython3-stdlib:arm64", "libstdc++6:arm64")
 _PROBE = Path(__file__).with_name("probe.py")
 _A_LOOK_S = 120.0
@@ -82,7 +84,7 @@ class Emulation:
     def qemu_command(self, board: str) -> list[str]:
         """Return how to run an aarch64 program on a board's CPU; the program and its arguments come behind it."""
         prefix = self.folder / "boards" / board
-        return [*_qemu(self.folder), "-cpu", BOARDS[board].cpu, "-L", str(prefix)]
+        return [*program_in(self.folder / "host", _PROGRAM), "-cpu", BOARDS[board].cpu, "-L", str(prefix)]
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Emulation:
@@ -91,7 +93,7 @@ class Emulation:
         Raises:
             MissingDependencyError: there is none.
         """
-        home = folder or default_folder()
+        home = folder or home_of("qemu")
         try:
             state = json.loads((home / _STATE).read_text(encoding="utf-8"))
             return cls(home, state["python"], state["qemu"], state["runtimes"])
@@ -101,14 +103,9 @@ class Emulation:
             ) from error
 
 
-def default_folder() -> Path:
-    """Return where the set-up lies: below ``$XDG_CACHE_HOME``, or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeopt" / "qemu"
-
-
 def is_set_up() -> bool:
     """Return whether this user's emulation is there and has the runtime that is installed here."""
-    return _present(default_folder()) is not None
+    return _present(home_of("qemu")) is not None
 
 
 def set_up(folder: Path | None = None, *, force: bool = False) -> Emulation:
@@ -122,15 +119,14 @@ def set_up(folder: Path | None = None, *, force: bool = False) -> Emulation:
         MissingDependencyError: no apt or no pip here.
         DeviceError: a package cannot be had, or the finished emulation does not run.
     """
-    home = folder or default_folder()
+    home = folder or home_of("qemu")
     home.parent.mkdir(parents=True, exist_ok=True)
     with stage("setup"), locked(home.with_name(f".{home.name}.lock")):
         if not force and (present := _present(home)) is not None:
             logger.info("qemu is set up in %s", home)
             return present
-        with tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent) as work:
-            _build(Path(work) / "new", Path(work) / "apt")
-            replace_folder(Path(work) / "new", home)
+        with under_construction(home) as (new, apt):
+            _build(new, apt)
         return Emulation.load(home)
 
 
@@ -143,8 +139,7 @@ def _present(home: Path) -> Emulation | None:
     return found if found.runtimes["ai-edge-litert"]["ai-edge-litert"] == _installed_litert() else None
 
 
-def _build(home: Path, apt_folder: Path) -> None:
-    apt = PrivateApt(apt_folder, ["arm64"])
+def _build(home: Path, apt: PrivateApt) -> None:
     apt.update()
     host, board = apt.needed(_HOST_PACKAGES), apt.needed(_BOARD_PACKAGES)
     total = (host.size_bytes + board.size_bytes) / 1e6
@@ -197,6 +192,8 @@ def _install_wheels(wheels: Sequence[str], site: Path, python: str, glibc: int) 
     if result.returncode != 0:
         if "No module named pip" in result.stderr:
             raise MissingDependencyError("this Python has no pip", hint=f"{sys.executable} -m ensurepip")
+        if is_full(result.stderr):
+            raise StorageError(f"cannot fetch {wheels[-1]}: the disk is full", hint="free some space and call it again")
         raise DeviceError(f"pip cannot have {' '.join(wheels)} for aarch64: {result.stderr.strip()[-400:]}")
     versions = {}
     for path in track(sorted(site.glob("*.whl")), total=len(wheels), description=f"unpack {wheels[-1]}"):
@@ -221,7 +218,9 @@ def _write_prefix(prefix: Path, board: Board) -> None:
 
 
 def _version_of_qemu(home: Path) -> str:
-    result = subprocess.run([*_qemu(home), "--version"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*program_in(home / "host", _PROGRAM), "--version"], capture_output=True, text=True, check=False
+    )
     found = re.search(r"version (\S+)", result.stdout)
     if found is None:
         raise DeviceError(f"the qemu that was unpacked does not start: {result.stderr.strip()[-300:]}")
@@ -235,14 +234,6 @@ def _check_start(emulation: Emulation, runtime: str) -> None:
     result = device.python(runtime, ["-c", f"import {module}.interpreter"], _A_LOOK_S, writes_bytecode=True)
     if result.returncode != 0:
         raise DeviceError(f"{runtime} does not start in emulation: {result.last_words()}")
-
-
-def _qemu(home: Path) -> list[str]:
-    """Return how to start qemu with the libraries that were unpacked beside it, not with those of this machine."""
-    host = home / "host"
-    loader = next(path for pattern in ("lib*/ld-linux*.so.*", "usr/lib*/ld-linux*.so.*") for path in host.glob(pattern))
-    folders = [str(path) for pattern in ("lib/*-linux-gnu", "usr/lib/*-linux-gnu") for path in host.glob(pattern)]
-    return [str(loader), "--library-path", ":".join(folders), str(host / "usr/bin/qemu-aarch64")]
 
 
 # ---------------------------------------------------------------- the device

@@ -92,7 +92,7 @@ def test_set_up_leaves_the_old_one_when_it_fails(
     with pytest.raises(DeviceError, match="Unable to locate package no-such-package"):
         set_up(home)
     assert [path.name for path in home.iterdir()] == ["setup.json"]
-    assert {path.name for path in home.parent.iterdir()} == {"qemu", ".qemu.lock"}
+    assert {path.name for path in home.parent.iterdir()} == {"qemu", ".qemu.apt", ".qemu.lock"}
 
 
 def test_device_says_how_to_set_up_when_nothing_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
