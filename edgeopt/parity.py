@@ -10,6 +10,7 @@ samples in ``golden.npz``, each by its worst sample:
 
     python run_parity.py                      the bundle that this file lies in
     python run_parity.py --json report.json   the same, and the report as JSON
+    python run_parity.py --latency            the same, and how long an inference takes (run_latency.py does that)
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ Array = Any  # a NumPy array; boards have releases of NumPy without types
 Arrays = Dict[str, Any]
 Facts = Dict[str, Any]
 Run = Callable[[Arrays], Arrays]
+Measure = Callable[[Callable[[], Any]], Facts]
 
 SCHEMA_VERSION = 1
 EXIT_DAMAGED, EXIT_FAILED, EXIT_NO_RUNTIME = 11, 12, 13
@@ -54,6 +56,18 @@ class BundleDamaged(Exception):
 
 class RuntimeMissing(Exception):
     """No installed runtime can load the model."""
+
+
+class Model:
+    """A loaded model: called with ``{input name: array}`` it returns ``{output name: array}``."""
+
+    def __init__(self, run: Run, kernels: str) -> None:
+        """Keep what runs it, and whose kernels compute: "XNNPACK", "built-in", both with what is built in, ..."""
+        self._run, self.kernels = run, kernels
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Run one inference."""
+        return self._run(inputs)
 
 
 # ---------------------------------------------------------------- metrics
@@ -119,8 +133,8 @@ def find_runtime(model_format: str, wanted: str | None = None) -> str:
     raise RuntimeMissing(f"no runtime for a .{model_format} model is installed: pip install {wanted or candidates[0]}")
 
 
-def open_model(path: str, runtime: str, threads: int = 1) -> Run:
-    """Load a model and return a function from ``{input name: array}`` to ``{output name: array}``."""
+def open_model(path: str, runtime: str, threads: int = 1) -> Model:
+    """Load a model."""
     if runtime == "onnxruntime":
         return _open_onnx(path, threads)
     if runtime == "tensorflow":
@@ -152,7 +166,7 @@ def _tensorflow_interpreter() -> Any:
     return interpreter_class
 
 
-def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Run:
+def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Model:
     interpreter = interpreter_class(model_path=str(path), num_threads=threads)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
@@ -160,10 +174,37 @@ def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Run:
     def run(inputs: Arrays) -> Arrays:
         return {name: np.array(value) for name, value in runner(**inputs).items()}
 
-    return run
+    return Model(run, _tflite_kernels(interpreter))
 
 
-def _open_onnx(path: str, threads: int) -> Run:
+def _tflite_kernels(interpreter: Any) -> str:
+    """Return whose kernels compute, by the nodes that the interpreter has; it applies no delegate but XNNPACK's.
+
+    The nodes that a delegate took stay in the list, and its own nodes come behind them: a node is taken if a
+    delegate's outputs are computed from it, on this side of the delegate's inputs.
+    """
+    nodes = interpreter._get_ops_details() if hasattr(interpreter, "_get_ops_details") else []
+    delegates = [node for node in nodes if "DELEGATE" in node["op_name"].upper()]
+    own = [node for node in nodes if node not in delegates]
+    maker = {tensor: node["index"] for node in own for tensor in node["outputs"]}
+    taken = set()
+    for delegate in delegates:
+        known, wanted = set(delegate["inputs"]), list(delegate["outputs"])
+        while wanted:
+            tensor = wanted.pop()
+            if tensor in maker and tensor not in known:
+                known.add(tensor)
+                taken.add(maker[tensor])
+                wanted += [source for node in own if node["index"] == maker[tensor] for source in node["inputs"]]
+    left = sorted({node["op_name"] for node in own if node["index"] not in taken})
+    if not nodes:
+        return "not said"
+    if not delegates:
+        return "built-in"
+    return "XNNPACK" + (", built-in for " + " ".join(left) if left else "")
+
+
+def _open_onnx(path: str, threads: int) -> Model:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -175,7 +216,7 @@ def _open_onnx(path: str, threads: int) -> Run:
     def run(inputs: Arrays) -> Arrays:
         return dict(zip(names, session.run(names, inputs)))
 
-    return run
+    return Model(run, "ONNX Runtime " + " ".join(session.get_providers()))
 
 
 # ---------------------------------------------------------------- the two questions
@@ -221,7 +262,7 @@ def judge(run: Run, golden: Arrays, manifest: Facts, runtime: str, tick: Callabl
     if has_built_in_kernels(runtime, platform.machine()):
         for facts, report in zip(manifest["outputs"], reports):
             report["built_in_steps"] = _built_in_steps(facts, answers[facts["name"]], golden)
-    failures = [failure for report in reports for failure in _failures(report, limits, like_reference, len(names))]
+    failures = [failure for report in reports for failure in failures_of(report, limits, like_reference, len(names))]
     if not manifest["integer_coverage"] >= limits["min_integer_coverage"]:
         failures.append(
             f"{manifest['integer_coverage']:.1%} of the multiplications run on integers, "
@@ -304,7 +345,8 @@ def _number(figure: float) -> float | None:
     return None if math.isnan(figure) else figure
 
 
-def _failures(report: Facts, limits: Facts, judge_steps: bool, num_samples: int) -> Iterator[str]:
+def failures_of(report: Facts, limits: Facts, judge_steps: bool, num_samples: int) -> Iterator[str]:
+    """Yield every limit that the figures of one output break."""
     name, agreement = report["name"], report["top1_agreement"]
     if None in (report["max_steps"], report["sqnr_db"], report["cosine"]):
         yield f"{name}: NaN or infinite on sample {report['worst_sample']}"
@@ -379,25 +421,42 @@ def _check_file(path: str, name: str, facts: Facts) -> None:
         raise BundleDamaged(f"{name} is not the file that was built: its SHA-256 differs from bundle.json")
 
 
-def run_bundle(
-    folder: str, runtime: str | None = None, threads: int = 1, tick: Callable[[int], None] | None = None
-) -> Facts:
-    """Check a bundle, run it in a runtime of this device, and return the report."""
+def run_bundle(folder: str, runtime: str | None = None, threads: int = 1, measure: Measure | None = None) -> Facts:
+    """Check a bundle, run it in a runtime of this device, and return the report.
+
+    ``measure`` gets a function that runs one inference, before any was run, and returns what goes into the report.
+    """
     manifest = read_bundle(folder)
-    model = manifest["model"]
-    chosen = find_runtime(model["format"], runtime)
+    chosen = find_runtime(manifest["model"]["format"], runtime)
     with np.load(os.path.join(folder, "golden.npz"), allow_pickle=False) as golden:
         arrays = dict(golden)
-    report = judge(open_model(os.path.join(folder, model["file"]), chosen, threads), arrays, manifest, chosen, tick)
+    model = open_model(os.path.join(folder, manifest["model"]["file"]), chosen, threads)
+    inputs = feed(arrays, manifest, 0)
+    measured = measure(lambda: model(inputs)) if measure is not None else {}
+    report = judge(model, arrays, manifest, chosen)
     report.update(
+        measured,
         name=manifest["name"],
         target=manifest["target"],
         digest=manifest["digest"],
         runtime=f"{chosen} {runtime_version(chosen)}",
+        kernels=model.kernels,
         machine=platform.machine(),
+        cpu=cpu_name(),
         threads=threads,
     )
     return report
+
+
+def cpu_name(cpuinfo: str = "/proc/cpuinfo") -> str:
+    """Return what Linux calls this CPU; ARM cores have only a part number there."""
+    try:
+        with open(cpuinfo, encoding="utf-8", errors="replace") as stream:
+            lines = [line.partition(":") for line in stream]
+    except OSError:
+        return "unknown"
+    told = {key.strip(): value.strip() for key, _, value in lines}
+    return next((told[key] for key in ("model name", "CPU part") if key in told), "unknown")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -407,9 +466,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runtime", help="ai-edge-litert, tflite-runtime, tensorflow or onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write the report to FILE")
+    parser.add_argument(
+        "--latency", metavar="SECONDS", type=float, nargs="?", const=2.0, help="measure inferences for 2 SECONDS"
+    )
+    parser.add_argument("--sustained", metavar="SECONDS", type=float, help="run on and watch temperature and frequency")
     options = parser.parse_args(arguments)
     try:
-        report = run_bundle(options.bundle, options.runtime, options.threads)
+        report = run_bundle(options.bundle, options.runtime, options.threads, _measurement(options))
     except BundleDamaged as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_DAMAGED
@@ -423,9 +486,26 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if report["passed"] else EXIT_FAILED
 
 
+def _measurement(options: argparse.Namespace) -> Measure | None:
+    """Return what measures, as it is asked for."""
+    if options.latency is None and options.sustained is None:
+        return None
+
+    def measure(infer: Callable[[], Any]) -> Facts:
+        spec: Any = importlib.util.spec_from_file_location(
+            "run_latency", os.path.join(options.bundle, "run_latency.py")
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)  # a file of the bundle, whose hash was checked
+        return dict(module.measure(infer, options.threads, options.latency, options.sustained))
+
+    return measure
+
+
 def describe(report: Facts) -> str:
     """Return the report as lines for a person."""
-    lines = [f"{report['name']} for {report['target']} in {report['runtime']} on {report['machine']}"]
+    where = f"in {report['runtime']} ({report['kernels']}) on {report['machine']}, {report['cpu']}"
+    lines = [f"{report['name']} for {report['target']} {where}"]
     for output in report["outputs"]:
         steps = f"{output['max_steps']} steps at most ({output['worst_steps_sample']})"
         ratio = "NaN" if output["sqnr_db"] is None else f"{output['sqnr_db']:.1f} dB at least"
@@ -435,6 +515,10 @@ def describe(report: Facts) -> str:
             lines.append(f"  {output['name']}: {output['built_in_steps']} steps at most from the built-in kernels")
     if not report["steps_judged"]:
         lines.append("  other kernels than the reference's: steps are shown, not judged")
+    if "latency_ms" in report:
+        figures = report["latency_ms"]
+        percentiles = ", ".join(f"{name} {figures[name]:.3f} ms" for name in ("first", "p50", "p90", "p99"))
+        lines.append(f"  {percentiles} over {figures['runs']} runs on {figures['threads']} threads")
     lines += ["  no: " + failure for failure in report["failures"]]
     lines.append("passed" if report["passed"] else "failed")
     return "\n".join(lines) + "\n"

@@ -8,14 +8,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgeopt import parity
 from edgeopt.bundle.golden import Golden, load_golden
+from edgeopt.devices.cost import NO_LATENCY, Cost
 from edgeopt.devices.device import DEFAULT_TIMEOUT_S, RunRequest, read_report, unfit
-from edgeopt.devices.named import LOCAL, device_named
+from edgeopt.devices.local import LOCAL
+from edgeopt.devices.named import device_named
 from edgeopt.errors import BundleError, DeviceError, MissingDependencyError
 from edgeopt.stage import report_progress, stage
 from edgeopt.target import discover_targets, load_backend
@@ -49,7 +51,11 @@ class OutputParity:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The verdict on a bundle: ``failures`` says why it is no, ``device`` and ``runtime`` where it was run."""
+    """The verdict on a bundle: ``failures`` says why it is no, ``device`` and ``runtime`` where it was run.
+
+    ``kernels`` says whose kernels computed, ``cpu`` on what, and ``cost`` what was measured there; a build knows the
+    first and leaves the others out, because its bundle is the same on every machine.
+    """
 
     passed: bool
     runtime: str
@@ -59,10 +65,16 @@ class ParityReport:
     integer_coverage: float
     outputs: tuple[OutputParity, ...]
     device: str = LOCAL
+    kernels: str = "not said"
+    cpu: str | None = None
+    cost: Cost = field(default_factory=Cost)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the same as JSON types; NaN becomes ``None``."""
+        """Return the same as JSON types; NaN becomes ``None``, and what was not measured is left out."""
         content = asdict(self)
+        content |= {key: value for key, value in content.pop("cost").items() if value}
+        if self.cpu is None:
+            del content["cpu"]
         for output in content["outputs"]:
             for key, value in output.items():
                 output[key] = None if isinstance(value, float) and math.isnan(value) else value
@@ -75,6 +87,9 @@ def verify(
     runtime: str | None = None,
     device: str = LOCAL,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    threads: int = _THREADS,
+    latency_s: float | None = None,
+    sustained_s: float | None = None,
 ) -> ParityReport:
     """Check a bundle's files, count its integer kernels anew, run its golden samples and return the verdict.
 
@@ -83,7 +98,10 @@ def verify(
         runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tensorflow`` or ``onnxruntime``; left out, the first that is
             installed and can load the model.
         device: ``local``, ``qemu[:pi3|pi4|pi5]`` or ``ssh://user@host[:port][/folder]``.
-        timeout_s: seconds that another device may take.
+        timeout_s: seconds that another device may take, beside those of the next two.
+        threads: of the runtime.
+        latency_s: measure inferences for so many seconds, and memory. Not on an emulator: ``cost`` says so then.
+        sustained_s: go on for so many seconds, and look at temperature, frequency and throttling.
 
     Raises:
         BundleError: a file is missing or was changed, or the bundle has another schema version.
@@ -95,9 +113,13 @@ def verify(
         folder = Path(bundle)
         manifest = checked_manifest(folder)
         manifest["integer_coverage"] = _coverage_now(folder, manifest)
-        if device != LOCAL:
-            return _verify_on(device, folder, manifest, RunRequest(runtime, _THREADS, timeout_s))
-        return judge_model(folder / manifest["model"]["file"], manifest, load_golden(folder / "golden.npz"), runtime)
+        limit_s = timeout_s + (latency_s or 0) + (sustained_s or 0)
+        request = RunRequest(runtime, threads, limit_s, latency_s, sustained_s)
+        if device != LOCAL or request.measures:  # what is measured must be a process of its own
+            return _verify_on(device, folder, manifest, request)
+        golden = load_golden(folder / "golden.npz")
+        report = judge_model(folder / manifest["model"]["file"], manifest, golden, runtime, threads)
+        return replace(report, cpu=parity.cpu_name())
 
 
 def checked_manifest(folder: Path) -> dict[str, Any]:
@@ -117,17 +139,24 @@ def checked_manifest(folder: Path) -> dict[str, Any]:
 def _verify_on(name: str, folder: Path, manifest: Mapping[str, Any], request: RunRequest) -> ParityReport:
     """Run the test that travels in the bundle on another device, if the device says that it can."""
     device = device_named(name)
-    if reasons := list(unfit(device.facts(), manifest, request)):
+    facts = device.facts()
+    if reasons := list(unfit(facts, manifest, request)):
         raise DeviceError(f"{device.name} cannot run this bundle: {'; '.join(reasons)}")
+    not_measured = NO_LATENCY if facts.is_emulated and request.measures else None
+    if not_measured:
+        request = replace(request, latency_s=None, sustained_s=None)
     report = read_report(device.run(folder, request), manifest, device.name)
     coverage, limit = manifest["integer_coverage"], manifest["limits"]["min_integer_coverage"]
     if not coverage >= limit:  # counted here; the device has only the manifest's word
         report["passed"] = False
         report["failures"] = [f"{coverage:.1%} of the multiplications run on integers, limit {limit:.1%}"]
-    return report_from(report, report["runtime"], device.name)
+    cost = replace(Cost.of_report(report), not_measured=not_measured)
+    return replace(report_from(report, report["runtime"], device.name), cpu=facts.cpu, cost=cost)
 
 
-def judge_model(model: Path, manifest: Mapping[str, Any], golden: Golden, runtime: str | None = None) -> ParityReport:
+def judge_model(
+    model: Path, manifest: Mapping[str, Any], golden: Golden, runtime: str | None = None, threads: int = _THREADS
+) -> ParityReport:
     """Run a model file on golden vectors and judge the answers by the manifest's limits.
 
     Raises:
@@ -136,12 +165,12 @@ def judge_model(model: Path, manifest: Mapping[str, Any], golden: Golden, runtim
     try:
         chosen = parity.find_runtime(manifest["model"]["format"], runtime)
         with _without_chatter():
-            run = parity.open_model(str(model), chosen, _THREADS)
+            run = parity.open_model(str(model), chosen, threads)
     except (parity.RuntimeMissing, ModuleNotFoundError) as error:
         raise MissingDependencyError(str(error)) from error
     total = len(golden["names"])
     report = parity.judge(run, golden, dict(manifest), chosen, lambda done: report_progress("verify", done, total))
-    return report_from(report, f"{chosen} {parity.runtime_version(chosen)}")
+    return report_from({**report, "kernels": run.kernels}, f"{chosen} {parity.runtime_version(chosen)}")
 
 
 @contextmanager
@@ -177,6 +206,7 @@ def report_from(report: Mapping[str, Any], runtime: str, device: str = LOCAL) ->
         integer_coverage=report["integer_coverage"],
         outputs=outputs,
         device=device,
+        kernels=report.get("kernels", "not said"),  # a bundle of edgeopt 0.1 does not say
     )
 
 

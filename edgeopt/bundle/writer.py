@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from edgeopt import parity
+from edgeopt import latency, parity
 from edgeopt.artifacts import LoweredModel, canonical_json
 from edgeopt.atomic import replace_folder
 from edgeopt.bundle.firmware import write_firmware
@@ -44,6 +44,7 @@ def write_bundle(
             shutil.copy(extra, work / extra.name)
         shutil.copyfile(golden, work / "golden.npz")
         shutil.copyfile(parity.__file__, work / "run_parity.py")
+        shutil.copyfile(latency.__file__, work / "run_latency.py")
         if spec.model_format == "tflite":
             write_firmware(work, model, load_golden(golden))
         manifest = _describe(

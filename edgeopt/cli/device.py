@@ -61,9 +61,9 @@ def info(name: str, bundle: Path | None, json_to: str | None, verbose: bool, qui
     With --bundle the exit code is 15 if the bundle cannot run there.
     """
     with reporting(verbose=verbose, quiet=quiet):
-        from edgeopt.devices.named import facts_of
+        from edgeopt.devices.named import device_named
 
-        facts = facts_of(name)
+        facts = device_named(name).facts()
         reasons = [] if bundle is None else _reasons_against(bundle, facts)
     content = facts.to_json() | ({} if bundle is None else {"unfit": reasons})
     write_json(json_to, content)

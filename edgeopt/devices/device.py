@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgeopt.devices.cost import Cost
 from edgeopt.errors import DeviceError
-from edgeopt.parity import TFLITE_RUNTIMES
+from edgeopt.parity import TFLITE_RUNTIMES, failures_of
 
 DEFAULT_TIMEOUT_S = 600.0
 
@@ -41,15 +42,27 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """How a bundle is run: ``runtime`` left out is the first that the device has."""
+    """How a bundle is run.
+
+    ``runtime`` left out is the first that the device has. ``latency_s`` and ``sustained_s`` are how long inferences are
+    measured, on top of ``timeout_s``; ``None`` is not at all.
+    """
 
     runtime: str | None = None
     threads: int = 1
     timeout_s: float = DEFAULT_TIMEOUT_S
+    latency_s: float | None = None
+    sustained_s: float | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is asked how long an inference takes."""
+        return self.latency_s is not None or self.sustained_s is not None
 
     def arguments(self, report: str) -> list[str]:
         """Return the arguments of ``run_parity.py``."""
-        chosen = ["--runtime", self.runtime] if self.runtime else []
+        asked = {"runtime": self.runtime, "latency": self.latency_s, "sustained": self.sustained_s}
+        chosen = [part for name, value in asked.items() if value is not None for part in (f"--{name}", str(value))]
         return ["--json", report, "--threads", str(self.threads), *chosen]
 
 
@@ -101,7 +114,7 @@ def read_report(text: str, manifest: Mapping[str, Any], device: str) -> dict[str
         DeviceError: if not; what a device answers is never taken for a pass unseen.
     """
     try:
-        report = json.loads(text)
+        report = json.loads(text, parse_constant=_refuse_constant)
         problem = _problem_with(report, manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"
@@ -111,6 +124,10 @@ def read_report(text: str, manifest: Mapping[str, Any], device: str) -> dict[str
             hint="run run_parity.py there by hand, and see what it prints",
         )
     return dict(report)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _problem_with(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
@@ -127,4 +144,15 @@ def _problem_with(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str
     figures = [output[key] for output in report["outputs"] for key in ("max_steps", "sqnr_db", "cosine")]
     if report["passed"] and not all(isinstance(figure, int | float) for figure in figures):
         return "it passed without figures"
-    return ""
+    Cost.of_report(report)
+    return _broken_limit(report, manifest["limits"]) if report["passed"] else ""
+
+
+def _broken_limit(report: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
+    """Judge the figures here again: a device that says yes must have the figures of a yes."""
+    broken = (
+        failure
+        for output in report["outputs"]
+        for failure in failures_of(output, dict(limits), report["steps_judged"], report["num_samples"])
+    )
+    return next((f"it passed with {failure}" for failure in broken), "")

@@ -1,14 +1,35 @@
-"""The machine that edgeopt runs on, as a device: bundles run in this process, so only its facts are asked for."""
+"""The machine that edgeopt runs on, as a device: a bundle's test runs in a process of its own."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from pathlib import Path
 
 from edgeopt.devices import probe
-from edgeopt.devices.device import DeviceFacts
+from edgeopt.devices.device import DeviceFacts, RunRequest
+from edgeopt.devices.process import run_limited
+from edgeopt.errors import DeviceError
+
+LOCAL = "local"
 
 
-def local_facts() -> DeviceFacts:
-    """Return what this machine is."""
-    told = probe.look(tempfile.gettempdir())
-    return DeviceFacts(**{**told, "features": tuple(told["features"])}, device="local", is_emulated=False)
+class LocalDevice:
+    """What runs edgeopt runs the bundle."""
+
+    name = LOCAL
+
+    def facts(self) -> DeviceFacts:
+        """Look at this machine."""
+        told = probe.look(tempfile.gettempdir())
+        return DeviceFacts(**{**told, "features": tuple(told["features"])}, device=LOCAL, is_emulated=False)
+
+    def run(self, bundle: Path, request: RunRequest) -> str:
+        """Run the bundle where it lies, in this Python."""
+        with tempfile.TemporaryDirectory(prefix="edgeopt.") as work:
+            report = Path(work) / "report.json"
+            command = [sys.executable, "-B", str(bundle.resolve() / "run_parity.py"), *request.arguments(str(report))]
+            finished = run_limited(command, what=LOCAL, timeout_s=request.timeout_s)
+            if not report.is_file():
+                raise DeviceError(f"the bundle's test ended without a report: {finished.last_words()}")
+            return report.read_text(encoding="utf-8", errors="replace")
