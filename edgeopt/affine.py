@@ -7,6 +7,7 @@ arXiv 1712.05877, section 2.1; ONNX operator QuantizeLinear (round half to even,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from edgeopt.errors import QuantizationError
 
 INT8_MIN, INT8_MAX = -128, 127
+INT16_MAX = 32767
 
 # The smallest scale that we write. A range narrower than this is a constant for every purpose, and a subnormal scale
 # makes 1 / scale overflow in float32, which runtimes use.
@@ -22,10 +24,11 @@ MIN_SCALE = float(np.finfo(np.float32).tiny) * 2**8
 
 @dataclass(frozen=True)
 class QuantParams:
-    """The scale (float32, > 0) and zero-point of one tensor, per tensor."""
+    """The scale (float32, > 0), zero-point and integer dtype of one tensor, per tensor."""
 
     scale: float
     zero_point: int
+    dtype: Literal["int8", "int16"] = "int8"
 
 
 def asymmetric_int8(minimum: float, maximum: float) -> QuantParams:
@@ -48,6 +51,18 @@ def symmetric_int8(minimum: float, maximum: float) -> QuantParams:
     """
     low, high = _checked_range(minimum, maximum)
     return QuantParams(_float32_scale(max(-low, high) / INT8_MAX), 0)
+
+
+def symmetric_int16(minimum: float, maximum: float) -> QuantParams:
+    """Map the larger magnitude of the two bounds onto 32767, with ``zero_point == 0``.
+
+    Source: LiteRT 8-bit quantization specification, int16 activations with int8 weights.
+
+    Raises:
+        QuantizationError: if a bound is not finite or they are in the wrong order.
+    """
+    low, high = _checked_range(minimum, maximum)
+    return QuantParams(_float32_scale(max(-low, high) / INT16_MAX), 0, "int16")
 
 
 def per_channel_weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

@@ -181,11 +181,20 @@ class ExportSettings:
             raise RecipeError("num_samples must be at least 1 and max_relative_error in (0, 1)")
 
 
+Precision = Literal["int8", "int16", "float"]
+
+
 @dataclass(frozen=True)
 class QuantizeSettings:
-    """Which parts become integer; the scheme itself (symmetric or not) is a fact of the target."""
+    """What operators compute in; the scheme itself (symmetric or not) is a fact of the target.
 
-    float_nodes: tuple[str, ...] = ()
+    ``precision`` holds for all operators that the scheme knows, ``nodes`` for single ones by their name in the float
+    graph. ``int16`` are activations of 16 bits with weights of 8. An operator that moves values without changing them
+    follows the one before it, unless it is named.
+    """
+
+    precision: Precision = "int8"
+    nodes: Mapping[str, Precision] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, cast
@@ -17,6 +16,8 @@ from typing import Literal, Protocol, cast
 from edgeopt.artifacts import LoweredModel, QdqModel
 from edgeopt.errors import TargetError, did_you_mean
 from edgeopt.inspection import Border, Inspection
+from edgeopt.settings import Precision
+from edgeopt.typed_toml import Decoder, read_toml
 
 _PACKAGE = "edgeopt.targets"
 
@@ -27,6 +28,7 @@ Layout = Literal["NCHW", "NHWC"]
 class TargetSpec:
     """The facts of one target, as ``target.toml`` states them.
 
+    ``precisions`` are what its kernels compute in (see :class:`~edgeopt.settings.QuantizeSettings`).
     ``round_to`` is how many channels its kernels handle at once: pruned widths are multiples of it. ``image_layout``
     is how its model takes and gives images, ``""`` as the network does. ``runtime_package`` is what its bundle is
     verified with here, and ``max_steps`` how far from the quantized reference its kernels may answer.
@@ -35,6 +37,7 @@ class TargetSpec:
     name: str
     title: str
     scheme: str
+    precisions: tuple[Precision, ...]
     runtime: str
     runtime_package: str
     model_file: str
@@ -100,26 +103,16 @@ def read_target(folder: Path) -> TargetSpec:
     Raises:
         TargetError: if a key is unknown or missing, or a value has the wrong type.
     """
-    path = folder / "target.toml"
     where = f"targets/{folder.name}/target.toml"
-    try:
-        facts = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise TargetError(f"{where}: {error}") from error
-    known = {item.name: item.type for item in fields(TargetSpec) if item.name not in ("name", "folder")}
-    for key in facts:
-        if key not in known:
-            raise TargetError(f"{where}: unknown key {key!r}", hint=did_you_mean(key, list(known)))
-    missing = [key for key in known if key not in facts]
-    if missing:
-        raise TargetError(f"{where}: missing key {missing[0]!r}")
-    for key, kind in known.items():
-        expected = int if kind == "int" else str
-        if type(facts[key]) is not expected:
-            raise TargetError(f"{where}: {key} must be a {expected.__name__}, got {facts[key]!r}")
+    facts = read_toml(folder / "target.toml", source=where, error=TargetError)
+    for key in ("name", "folder"):
+        if key in facts:
+            raise TargetError(f"{where}: {key!r} is the folder's to say")
+    decoder = Decoder(where, folder, TargetError)
+    spec = decoder.settings(TargetSpec, {**facts, "name": folder.name, "folder": str(folder)})
     if not (folder / "backend.py").is_file():
         raise TargetError(f"targets/{folder.name} has no backend.py")
-    return TargetSpec(name=folder.name, folder=folder, **facts)
+    return spec
 
 
 def load_backend(spec: TargetSpec) -> Backend:

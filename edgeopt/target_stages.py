@@ -29,7 +29,7 @@ from edgeopt.runner import (
     save_report,
     settings_key,
 )
-from edgeopt.settings import ParityLimits, TargetOverrides
+from edgeopt.settings import ParityLimits, QuantizeSettings, TargetOverrides
 from edgeopt.shared_stages import SharedStages
 from edgeopt.stage import stage
 from edgeopt.target import Layout, LoweringRequest, TargetSpec, load_backend
@@ -68,6 +68,7 @@ class TargetStages:
     def bundle(self) -> BuiltBundle:
         """Lower, verify and write the bundle of one target."""
         quantize_settings, limits, overrides = settings_for(self.recipe, self.spec.name)
+        self._check_precisions(quantize_settings)
         limits = self._complete(limits)
         source, source_entry = self.shared.qdq(self.spec.scheme, quantize_settings)
         request = LoweringRequest(self._layouts(overrides), self._output_layouts(overrides), overrides.max_batch)
@@ -99,6 +100,17 @@ class TargetStages:
         lowered = _lowered(entry.folder, described, self.spec.model_file)
         judged = self._judged(source, source_entry, lowered, entry, described["model"])
         return self._written(lowered, described["model"], judged)
+
+    def _check_precisions(self, settings: QuantizeSettings) -> None:
+        """Refuse a precision that the target's kernels do not have."""
+        asked = {"precision": settings.precision, **{f"nodes.{name!r}": kind for name, kind in settings.nodes.items()}}
+        for key, precision in asked.items():
+            if precision not in self.spec.precisions:
+                raise RecipeError(
+                    f"[quantize] {key}: {self.spec.name} has no kernels for {precision!r}, "
+                    f"expected one of {', '.join(self.spec.precisions)}",
+                    hint=f"[targets.{self.spec.name}.quantize] says it for this target alone",
+                )
 
     def _complete(self, limits: ParityLimits) -> ParityLimits:
         """Take the target's facts for what the recipe leaves out."""

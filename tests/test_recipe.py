@@ -135,7 +135,7 @@ def test_resolved_holds_no_absolute_path_when_the_recipe_does(tmp_path: Path) ->
         .replace('"digits"', f'"{tmp_path}/sets/digits"')
         .replace("[model.inputs", 'weights = "/opt/w.pth"\n[model.inputs')
     )
-    extra = '[calibration.options]\nroot = "/data/photos"\n[quantize]\nfloat_nodes = ["/head/Conv"]\n'
+    extra = '[calibration.options]\nroot = "/data/photos"\n[quantize.nodes]\n"/head/Conv" = "float"\n'
     loaded = load_recipe(written(extra, base=base))
     resolved = loaded.resolved()
     assert loaded.recipe.model.weights == "/opt/w.pth"
@@ -143,7 +143,7 @@ def test_resolved_holds_no_absolute_path_when_the_recipe_does(tmp_path: Path) ->
     assert resolved["model"]["weights"] == "w.pth"
     assert resolved["calibration"]["dataset"] == "sets/digits"
     assert resolved["calibration"]["options"] == {"root": "photos"}
-    assert resolved["quantize"]["float_nodes"] == ["/head/Conv"]  # a node's name, not a path
+    assert resolved["quantize"]["nodes"] == {"/head/Conv": "float"}  # a node's name, not a path
 
 
 # ---------------------------------------------------------------- overrides
@@ -267,8 +267,8 @@ def test_load_recipe_says_override_when_the_fault_is_not_in_the_file() -> None:
             "my.toml: [targets.arm64.parity] max_steps: expected an integer, got the number 2.5",
         ),
         (
-            "[targets.arm64.quantize]\nfloat_nodes = 3",
-            "my.toml: [targets.arm64.quantize] float_nodes: expected an array, got the integer 3",
+            "[targets.arm64.quantize]\nnodes = 3",
+            "my.toml: [targets.arm64.quantize] nodes: expected a section, got the integer 3",
         ),
         (
             "[targets.arm65.parity]\nmax_steps = 2",
@@ -342,11 +342,11 @@ def test_find_recipe_prefers_the_builtin_when_a_folder_has_its_name() -> None:
 
 
 def test_settings_for_puts_target_values_on_top_when_overridden() -> None:
-    own_values = "[targets.arm64.parity]\nmax_steps = 3\n[targets.arm64.quantize]\nfloat_nodes = ['a']\n"
+    own_values = "[targets.arm64.parity]\nmax_steps = 3\n[targets.arm64.quantize.nodes]\na = 'float'\n"
     extra = "[parity]\nmin_cosine = 0.9\n" + own_values
     recipe = load_recipe(written(extra)).recipe
     quantize, parity, own = settings_for(recipe, "arm64")
-    assert quantize == QuantizeSettings(float_nodes=("a",))
+    assert quantize == QuantizeSettings(nodes={"a": "float"})
     assert parity == ParityLimits(max_steps=3, min_cosine=0.9)
     assert own.parity == {"max_steps": 3}
 

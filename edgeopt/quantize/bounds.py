@@ -14,6 +14,8 @@ import onnx_ir as ir
 
 from edgeopt.affine import quantize_to
 
+_BYTES = (np.int8, np.uint8)  # of 16 bits there are no kernels to fuse with
+
 
 def bounds_as_integers(graph: ir.Graph) -> None:
     """Put a Clip of integers behind the QuantizeLinear that alone reads a Relu or Clip, if its scale allows more."""
@@ -25,7 +27,7 @@ def bounds_as_integers(graph: ir.Graph) -> None:
             continue
         quantize = uses[0].node
         scale, point = (_constant(value) for value in quantize.inputs[1:3])
-        if scale is None or point is None or scale.size != 1:
+        if scale is None or point is None or scale.size != 1 or point.dtype not in _BYTES:
             continue
         steps = [int(quantize_to(point.dtype.name, np.array(b, np.float32), float(scale), int(point))) for b in bounds]
         limits = np.iinfo(point.dtype)

@@ -5,23 +5,29 @@ Our own placement rather than ONNX Runtime's quantizer, because one graph must p
 - an activation function is absorbed by the operator before it, so that nothing stands between a convolution and its
   activation (every runtime fuses that pair, and ONNX Runtime's quantizer cannot be told where not to put Q/DQ);
 - tensors that a kernel may not rescale (pooling, reshaping, joining) form groups that share one scale;
-- outputs whose scale LiteRT prescribes (Softmax, Sigmoid, Tanh) get it, in every bundle.
+- outputs whose scale LiteRT prescribes (Softmax, Sigmoid, Tanh) get it, in every bundle;
+- operators of 8 and of 16 bits stand side by side: a tensor between them is requantized for its reader.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.affine import QuantParams
-from edgeopt.artifacts import TensorRange
+from edgeopt.affine import QuantParams, symmetric_int16
+from edgeopt.artifacts import Ranges, TensorRange
 from edgeopt.errors import QuantizationError, did_you_mean
 from edgeopt.quantize.agreement import agreeing_params
 from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
+
+Bits = Literal["int8", "int16"]
+BITS: tuple[Bits, ...] = get_args(Bits)
+Params = dict[Bits, dict[ir.Value, QuantParams]]
 
 _ACTIVATION_FUNCTIONS = ("Relu", "Clip")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -35,27 +41,34 @@ class QuantizedNode:
     family: Family
     reads: tuple[ir.Value, ...]
     writes: tuple[ir.Value, ...]
+    precision: Bits = "int8"
 
 
 def quantized_nodes(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings) -> list[QuantizedNode]:
     """Return the nodes that the scheme runs on integers, in graph order.
 
     Raises:
-        QuantizationError: if ``float_nodes`` names a node that is not there.
+        QuantizationError: if ``nodes`` names a node that is not there.
     """
     names = [str(node.name) for node in graph]
-    for name in settings.float_nodes:
+    for name in settings.nodes:
         if name not in names:
-            raise QuantizationError(f"float_nodes: there is no node {name!r}", hint=did_you_mean(name, names))
+            raise QuantizationError(f"quantize.nodes: there is no node {name!r}", hint=did_you_mean(name, names))
     found: list[QuantizedNode] = []
     absorbed: set[ir.Node] = set()
+    written: dict[ir.Value, Bits] = {}
     for node in graph:
         placement = scheme.operators.get(node.op_type)
-        if placement is None or node in absorbed or node.name in settings.float_nodes or not _is_quantizable(node):
+        if placement is None or node in absorbed or not _is_quantizable(node):
+            continue
+        precision = settings.nodes.get(str(node.name), settings.precision)
+        if placement.family is Family.KEEPING and node.name not in settings.nodes and node.inputs[0] in written:
+            precision = written[node.inputs[0]]
+        if precision == "float":
             continue
         activation = _activation_after(node)
         absorbs = placement.family in (Family.WEIGHTED, Family.RESCALING)
-        if activation is not None and absorbs and activation.name not in settings.float_nodes:
+        if activation is not None and absorbs and settings.nodes.get(str(activation.name), precision) == precision:
             absorbed.add(activation)
             writes = tuple(activation.outputs)
         else:
@@ -63,7 +76,8 @@ def quantized_nodes(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings)
         reads = tuple(_reads(node, placement.activations))
         if scheme.fuses_residual and node.op_type == "Add":
             reads = _residual_only(reads)
-        found.append(QuantizedNode(node, placement.family, reads, writes))
+        found.append(QuantizedNode(node, placement.family, reads, writes, precision))
+        written.update(dict.fromkeys(writes, precision))
     return found
 
 
@@ -73,21 +87,27 @@ def quantized_tensors(graph: ir.Graph, scheme: Scheme, settings: QuantizeSetting
     return tuple(dict.fromkeys(str(value.name) for node in nodes for value in _touched(node, scheme)))
 
 
-def activation_params(
-    nodes: list[QuantizedNode], ranges: Mapping[str, TensorRange], scheme: Scheme
-) -> dict[ir.Value, QuantParams]:
-    """Return scale and zero-point of every quantized tensor and constant operand, equal within a group that shares one.
+def activation_params(nodes: list[QuantizedNode], ranges: Ranges, scheme: Scheme) -> Params:
+    """Return scale and zero-point of every quantized tensor and constant operand, for 8 and for 16 bits.
 
-    Where the scheme's kernels write integers, scales are widened until all runtimes round alike.
+    They are equal within a group that shares one, and where the scheme's kernels write integers, scales of 8 bits are
+    widened until all runtimes round alike.
 
     Raises:
         QuantizationError: if a tensor has no range or a constant is not finite.
     """
+    return {bits: _params_of([item for item in nodes if item.precision == bits], ranges, scheme, bits) for bits in BITS}
+
+
+def _params_of(
+    nodes: list[QuantizedNode], ranges: Ranges, scheme: Scheme, bits: Bits
+) -> dict[ir.Value, QuantParams]:
+    """Return what the nodes of one precision need."""
+    params_for = scheme.activation_params if bits == "int8" else symmetric_int16
+    # The prescribed scales are those of 8 bits; at 16 the kernels that prescribe one are not used.
+    prescribed = scheme.fixed_outputs if bits == "int8" else {}
     fixed = {
-        value: scheme.fixed_outputs[item.node.op_type]
-        for item in nodes
-        for value in item.writes
-        if item.node.op_type in scheme.fixed_outputs
+        value: prescribed[item.node.op_type] for item in nodes for value in item.writes if item.node.op_type in prescribed
     }
     groups = _Groups()
     for item in nodes:
@@ -103,16 +123,15 @@ def activation_params(
     free: dict[ir.Value, list[ir.Value]] = {}
     for members in groups:
         given = next((fixed[value] for value in members if value in fixed), None)
-        chosen = given or scheme.activation_params(*_joint_range(members, ranges))
-        params.update(dict.fromkeys(members, chosen))
+        params.update(dict.fromkeys(members, given or params_for(*_joint_range(members, ranges.tensors))))
         if given is None:
             free.update(dict.fromkeys(members, members))
     constants = (value for item in nodes for value in item.reads if value.const_value is not None)
-    params.update((value, scheme.activation_params(*_bounds(value))) for value in constants)
-    if not scheme.outputs:
+    params.update((value, params_for(*_bounds(value))) for value in constants)
+    if not nodes or not scheme.outputs or bits != "int8":
         return params
     writes = {item.node: item.writes[0] for item in nodes}
-    graph = nodes[0].node.graph if nodes else None
+    graph = nodes[0].node.graph
     return agreeing_params([(node, writes.get(node, node.outputs[0])) for node in graph or ()], params, free)
 
 

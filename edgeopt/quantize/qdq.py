@@ -5,20 +5,22 @@ The result is the single source of truth: every target lowers the scales that st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnxscript.version_converter import convert_version
 
-from edgeopt.affine import INT8_MAX, MIN_SCALE, QuantParams, per_channel_weight_scales, quantize_int8
+from edgeopt.affine import INT8_MAX, MIN_SCALE, QuantParams, per_channel_weight_scales, quantize_int8, quantize_to
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges
 from edgeopt.errors import QuantizationError
-from edgeopt.quantize.placement import QuantizedNode, activation_params, quantized_nodes
+from edgeopt.quantize.placement import BITS, Bits, Params, QuantizedNode, activation_params, quantized_nodes
 from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
 
+_DTYPES = {"int8": ir.DataType.INT8, "int16": ir.DataType.INT16}
+_INT16_OPSET = 21  # from which on QuantizeLinear writes int16
 _INT32_ROOM = 2**30  # a bias may fill half of int32, so that the accumulator keeps the other half
 
 
@@ -35,62 +37,71 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
     if not any(item.family is Family.WEIGHTED for item in nodes):
         raise QuantizationError(
             "the graph has no convolution or matrix product with constant weights to quantize",
-            hint="float_nodes leaves none over, or the network is not one that int8 helps",
+            hint="quantize.nodes leaves none over, or the network is not one that int8 helps",
         )
-    params = activation_params(nodes, ranges.tensors, scheme)
+    params = activation_params(nodes, ranges, scheme)
     writer = _QdqWriter(graph, params, scheme)
     for item in nodes:
         writer.quantize_node(item)
     _drop_unused_initializers(graph)  # the float weights
+    if any(item.precision == "int16" for item in nodes) and graph.opset_imports[""] < _INT16_OPSET:
+        convert_version(model, _INT16_OPSET)
     path = out_dir / "model.onnx"
     ir.save(model, path)
     return QdqModel(path, scheme.name)
 
 
 class _QdqWriter:
-    """Puts Q/DQ pairs into one graph; each activation gets one pair that all of its readers share."""
+    """Puts Q/DQ pairs into one graph; each activation gets one pair that all of its readers of one precision share.
 
-    def __init__(self, graph: ir.Graph, params: Mapping[ir.Value, QuantParams], scheme: Scheme) -> None:
+    A reader of another precision than the writer's reads through a second pair behind the first.
+    """
+
+    def __init__(self, graph: ir.Graph, params: Params, scheme: Scheme) -> None:
         self._graph = graph
         self._params = params
         self._scheme = scheme
-        self._dequantized: dict[ir.Value, ir.Value] = {}
+        self._dequantized: dict[tuple[ir.Value, Bits], ir.Value] = {}
+        self._written: dict[ir.Value, ir.Value] = {}  # what an integer operator wrote, dequantized
+        self._source: dict[ir.Value, ir.Value] = {}  # the float graph's tensor behind a pair
 
     def quantize_node(self, item: QuantizedNode) -> None:
         """Route one node's activations through Q/DQ and quantize its constants."""
         node = item.node
         for index, value in enumerate(node.inputs):
-            if value is None or not any(value is read for read in item.reads):
-                continue
-            node.replace_input_with(index, self._read(node, value))
+            source = None if value is None else self._source.get(value, value)
+            if source is not None and any(source is read for read in item.reads):
+                node.replace_input_with(index, self._read(node, source, item.precision))
         if item.family is Family.WEIGHTED:
-            self._quantize_weights(node, self._params[item.reads[0]])
+            self._quantize_weights(node, self._params[item.precision][item.reads[0]])
         if self._scheme.outputs:
             for value in item.writes:
-                self._pair(value, everywhere=True)
+                self._written[value] = self._pair(value, item.precision)
 
-    def _read(self, node: ir.Node, value: ir.Value) -> ir.Value:
-        if value.const_value is not None:
-            return self._constant(node, value)
-        return self._pair(value, everywhere=self._scheme.outputs)
+    def _read(self, node: ir.Node, value: ir.Value, bits: Bits) -> ir.Value:
+        return self._pair(value, bits) if value.const_value is None else self._constant(node, value, bits)
 
-    def _pair(self, value: ir.Value, *, everywhere: bool) -> ir.Value:
-        """Return what ``value`` is after a Q/DQ pair; with ``everywhere`` all readers and the graph output take it."""
-        if value in self._dequantized:
-            return self._dequantized[value]
-        name = str(value.name)
-        params = self._params[value]
+    def _pair(self, value: ir.Value, bits: Bits) -> ir.Value:
+        """Return what ``value`` is after a Q/DQ pair, which it gets if it has none of this precision.
+
+        Where the scheme quantizes results, all readers and the graph output take the first pair of a tensor.
+        """
+        if (value, bits) in self._dequantized:
+            return self._dequantized[value, bits]
+        is_first = all((value, other) not in self._dequantized for other in BITS)
+        name = str(value.name) if is_first else f"{value.name}.{bits}"
+        params, before = self._params[bits][value], self._written.get(value, value)
         scale = self._initializer(f"{name}.scale", np.float32(params.scale))
-        zero_point = self._initializer(f"{name}.zero_point", np.int8(params.zero_point))
-        quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}.quantize")
+        zero_point = self._initializer(f"{name}.zero_point", np.dtype(bits).type(params.zero_point))
+        quantize = ir.node("QuantizeLinear", [before, scale, zero_point], name=f"{name}.quantize")
         dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}.dequantize")
         result = _typed(dequantize.outputs[0], f"{name}.dequantized", ir.DataType.FLOAT, value.shape)
-        _typed(quantize.outputs[0], f"{name}.quantized", ir.DataType.INT8, value.shape)
-        if everywhere:
+        _typed(quantize.outputs[0], f"{name}.quantized", _DTYPES[bits], value.shape)
+        if is_first and self._scheme.outputs:
             self._replace_everywhere(value, result, quantize)
-        self._insert(value, [quantize, dequantize])
-        self._dequantized[value] = result
-        self._dequantized[result] = result
+        self._insert(before, [quantize, dequantize])
+        self._dequantized[value, bits] = result
+        self._source[result] = value
         return result
 
     def _replace_everywhere(self, value: ir.Value, result: ir.Value, quantize: ir.Node) -> None:
@@ -110,12 +121,12 @@ class _QdqWriter:
         else:
             self._graph.insert_before(self._graph[0], nodes)
 
-    def _constant(self, node: ir.Node, value: ir.Value) -> ir.Value:
+    def _constant(self, node: ir.Node, value: ir.Value, bits: Bits) -> ir.Value:
         """Quantize a constant operand of an elementwise operator, per tensor."""
-        data = _array(value)
-        params = self._params[value]
-        integers = quantize_int8(data, params.scale, params.zero_point)
-        return self._stored(node, str(value.name), integers, np.float32(params.scale), np.int8(params.zero_point))
+        params = self._params[bits][value]
+        integers = quantize_to(bits, _array(value), params.scale, params.zero_point)
+        zero_point = np.dtype(bits).type(params.zero_point)
+        return self._stored(node, str(value.name), integers, np.float32(params.scale), zero_point)
 
     def _quantize_weights(self, node: ir.Node, activation: QuantParams) -> None:
         weight_value = _given(node, 1)

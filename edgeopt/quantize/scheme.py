@@ -38,6 +38,7 @@ class Placement:
 class Scheme:
     """One set of rules for turning ranges into scales.
 
+    ``activation_params`` turns a range into 8 bits; 16 bits are symmetric in every scheme.
     ``outputs`` says whether results are quantized too (a kernel that writes integers) or only what is read.
     ``fuses_residual``: a sum is fused with the convolution that feeds it, so only its other input is quantized.
     ``weight_axes`` is the axis of per-channel weights by operator; one that is not there has one scale for all.
