@@ -20,11 +20,15 @@ Split = Literal["train", "calibration", "held_out"]
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: preprocessed arrays by input name, each with a batch of 1 first, and its class if it has one."""
+    """One sample: preprocessed arrays by input name, each with a batch of 1 first, and its label if it has one.
+
+    A label is a class, or an array without a batch axis: a mask of classes ``(H, W)``, below 0 where nothing is known,
+    or what the network should answer.
+    """
 
     name: str
     inputs: Mapping[str, NDArray[np.float32]]
-    label: int | None = None
+    label: int | NDArray[np.generic] | None = None
 
 
 class Dataset(Protocol):

@@ -17,7 +17,7 @@ from edgeopt.bundle.golden import Golden, load_golden
 from edgeopt.devices.cost import NO_LATENCY, Cost
 from edgeopt.devices.device import DEFAULT_TIMEOUT_S, RunRequest, read_report, unfit
 from edgeopt.devices.local import LOCAL
-from edgeopt.devices.named import device_named
+from edgeopt.devices.named import open_device
 from edgeopt.errors import BundleError, DeviceError, MissingDependencyError
 from edgeopt.stage import report_progress, stage
 from edgeopt.target import discover_targets, load_backend
@@ -97,7 +97,7 @@ def verify(
         bundle: the folder.
         runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tensorflow`` or ``onnxruntime``; left out, the first that is
             installed and can load the model.
-        device: ``local``, ``qemu[:pi3|pi4|pi5]`` or ``ssh://user@host[:port][/folder]``.
+        device: ``local``, ``qemu[:pi3|pi4|pi5]``, ``board[:pi3|pi4|pi5]`` or ``ssh://user@host[:port][/folder]``.
         timeout_s: seconds that another device may take, beside those of the next two.
         threads: of the runtime.
         latency_s: measure inferences for so many seconds, and memory. Not on an emulator: ``cost`` says so then.
@@ -138,14 +138,14 @@ def checked_manifest(folder: Path) -> dict[str, Any]:
 
 def _verify_on(name: str, folder: Path, manifest: Mapping[str, Any], request: RunRequest) -> ParityReport:
     """Run the test that travels in the bundle on another device, if the device says that it can."""
-    device = device_named(name)
-    facts = device.facts()
-    if reasons := list(unfit(facts, manifest, request)):
-        raise DeviceError(f"{device.name} cannot run this bundle: {'; '.join(reasons)}")
-    not_measured = NO_LATENCY if facts.is_emulated and request.measures else None
-    if not_measured:
-        request = replace(request, latency_s=None, sustained_s=None)
-    report = read_report(device.run(folder, request), manifest, device.name)
+    with open_device(name) as device:
+        facts = device.facts()
+        if reasons := list(unfit(facts, manifest, request)):
+            raise DeviceError(f"{device.name} cannot run this bundle: {'; '.join(reasons)}")
+        not_measured = NO_LATENCY if facts.is_emulated and request.measures else None
+        if not_measured:
+            request = replace(request, latency_s=None, sustained_s=None)
+        report = read_report(device.run(folder, request), manifest, device.name)
     coverage, limit = manifest["integer_coverage"], manifest["limits"]["min_integer_coverage"]
     if not coverage >= limit:  # counted here; the device has only the manifest's word
         report["passed"] = False
@@ -162,15 +162,26 @@ def judge_model(
     Raises:
         MissingDependencyError: no installed runtime can load the model.
     """
-    try:
-        chosen = parity.find_runtime(manifest["model"]["format"], runtime)
-        with _without_chatter():
-            run = parity.open_model(str(model), chosen, threads)
-    except (parity.RuntimeMissing, ModuleNotFoundError) as error:
-        raise MissingDependencyError(str(error)) from error
+    run, chosen = open_quietly(model, manifest["model"]["format"], runtime, threads)
     total = len(golden["names"])
     report = parity.judge(run, golden, dict(manifest), chosen, lambda done: report_progress("verify", done, total))
     return report_from({**report, "kernels": run.kernels}, f"{chosen} {parity.runtime_version(chosen)}")
+
+
+def open_quietly(
+    model: Path, model_format: str, runtime: str | None = None, threads: int = _THREADS
+) -> tuple[parity.Model, str]:
+    """Load a model and return what runs it, and the name of the runtime: the one asked for, else the first installed.
+
+    Raises:
+        MissingDependencyError: no installed runtime can load the model.
+    """
+    try:
+        chosen = parity.find_runtime(model_format, runtime)
+        with _without_chatter():
+            return parity.open_model(str(model), chosen, threads), chosen
+    except (parity.RuntimeMissing, ModuleNotFoundError) as error:
+        raise MissingDependencyError(str(error)) from error
 
 
 @contextmanager

@@ -11,7 +11,10 @@ Each is one of
 
 1. a folder of ``.npy`` files, one sample each, for a network with one input;
 2. a folder of ``.npz`` files, one sample each: an array for every input by its name, and ``label`` if it has one;
-3. one ``.npz`` file: for every input an array ``(N, ...)`` by its name, and ``labels`` ``(N,)`` if there are any.
+3. one ``.npz`` file: for every input an array ``(N, ...)`` by its name, and ``labels`` ``(N, ...)`` if there are any.
+
+A label is a class number from 0, a mask of integers without the batch axis, below 0 where nothing is known, or what the
+network should answer, floating-point.
 
 A sample's array has the recipe's shape, with or without the batch of 1 in front, and is float32: nothing is cast, so
 that what calibrates is what the device computes. Files are taken in order of their names. Nothing is unpickled.
@@ -91,7 +94,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Stack:
-    """One file with all samples: ``arrays`` ``(N, ...)`` by input, and ``labels`` ``(N,)`` or none."""
+    """One file with all samples: ``arrays`` ``(N, ...)`` by input, and ``labels`` ``(N, ...)`` or none."""
 
     name: str
     arrays: Stored
@@ -171,7 +174,13 @@ def _sample(where: str, name: str, array: NDArray[np.generic], expected: InputSe
     return np.ascontiguousarray(array, np.float32).reshape(expected.shape)
 
 
-def _label(where: str, value: NDArray[np.generic]) -> int:
-    if np.ndim(value) != 0 or not np.issubdtype(np.asarray(value).dtype, np.integer) or int(value) < 0:
-        raise DataError(f"arrays: {where}: the label is {value!r}, expected one class number from 0")
-    return int(value)
+def _label(where: str, value: NDArray[np.generic]) -> int | NDArray[np.generic]:
+    label = np.asarray(value)
+    if np.issubdtype(label.dtype, np.floating) or (np.issubdtype(label.dtype, np.integer) and label.ndim > 0):
+        return label
+    if not np.issubdtype(label.dtype, np.integer) or int(label) < 0:
+        raise DataError(
+            f"arrays: {where}: the label is {value!r}, expected a class number from 0, a mask of integers, or a "
+            "floating-point target"
+        )
+    return int(label)

@@ -53,7 +53,7 @@ def float_reference(source: FloatModel, samples: Sequence[Sample], calibration_d
     golden: Golden = {f"float/{name}": np.stack(values) for name, values in answers.items()}
     golden["names"] = np.array([sample.name for sample in samples])
     labels = [sample.label for sample in samples]
-    if all(label is not None for label in labels):
+    if all(isinstance(label, int) for label in labels):
         golden["labels"] = np.array(labels, np.int64)
     return golden
 
@@ -87,12 +87,12 @@ def golden_vectors(
     golden = dict(float_answers)
     for facts in border.inputs:
         layout = inputs[facts.name].layout
-        arrays = (_in_layout(sample.inputs[facts.name], layout, facts.layout) for sample in samples)
-        golden[f"input/{facts.name}"] = np.stack([_on_grid(array[0], facts) for array in arrays])
+        arrays = (in_layout(sample.inputs[facts.name], layout, facts.layout) for sample in samples)
+        golden[f"input/{facts.name}"] = np.stack([on_grid(array[0], facts) for array in arrays])
     for facts in border.outputs:
-        answers = _in_layout(quantized[facts.name].astype(np.float32), "NCHW", facts.layout)
-        golden[f"quantized/{facts.name}"] = _on_grid(answers, facts)
-        golden[f"float/{facts.name}"] = _in_layout(golden[f"float/{facts.name}"], "NCHW", facts.layout)
+        answers = in_layout(quantized[facts.name].astype(np.float32), "NCHW", facts.layout)
+        golden[f"quantized/{facts.name}"] = on_grid(answers, facts)
+        golden[f"float/{facts.name}"] = in_layout(golden[f"float/{facts.name}"], "NCHW", facts.layout)
     return golden
 
 
@@ -115,11 +115,13 @@ def built_in_reference(model: Path, golden: Golden, border: Border) -> Golden:
     return {f"built_in/{name}": np.stack(values) for name, values in answers.items()}
 
 
-def _on_grid(values: NDArray[np.float32], facts: TensorFacts) -> NDArray[np.generic]:
+def on_grid(values: NDArray[np.float32], facts: TensorFacts) -> NDArray[np.generic]:
+    """Return real numbers as the integers that a tensor has for them, or as they are if it has none."""
     if facts.integer_dtype is None or facts.scale is None or facts.zero_point is None:
         return values
     return quantize_to(facts.integer_dtype, values, facts.scale, facts.zero_point)
 
 
-def _in_layout(array: NDArray[Any], given: str, wanted: str) -> NDArray[Any]:
+def in_layout(array: NDArray[Any], given: str, wanted: str) -> NDArray[Any]:
+    """Return an array ``(N, ...)`` of images in another layout; anything else as it is."""
     return array.transpose(_TO_LAYOUT[given, wanted]) if (given, wanted) in _TO_LAYOUT else array

@@ -11,8 +11,9 @@ Our own placement rather than ONNX Runtime's quantizer, because one graph must p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
@@ -99,29 +100,20 @@ def activation_params(nodes: list[QuantizedNode], ranges: Ranges, scheme: Scheme
     return {bits: _params_of([item for item in nodes if item.precision == bits], ranges, scheme, bits) for bits in BITS}
 
 
-def _params_of(
-    nodes: list[QuantizedNode], ranges: Ranges, scheme: Scheme, bits: Bits
-) -> dict[ir.Value, QuantParams]:
+def _params_of(nodes: list[QuantizedNode], ranges: Ranges, scheme: Scheme, bits: Bits) -> dict[ir.Value, QuantParams]:
     """Return what the nodes of one precision need."""
     params_for = scheme.activation_params if bits == "int8" else symmetric_int16
     # The prescribed scales are those of 8 bits; at 16 the kernels that prescribe one are not used.
     prescribed = scheme.fixed_outputs if bits == "int8" else {}
     fixed = {
-        value: prescribed[item.node.op_type] for item in nodes for value in item.writes if item.node.op_type in prescribed
+        value: prescribed[item.node.op_type]
+        for item in nodes
+        for value in item.writes
+        if item.node.op_type in prescribed
     }
-    groups = _Groups()
-    for item in nodes:
-        members = list(_touched(item, scheme))
-        for value in members:
-            groups.add(value)
-        shares = item.family is Family.KEEPING or (
-            item.family is Family.JOINING and not any(groups.contains_any(value, fixed) for value in members)
-        )
-        if shares and scheme.outputs:
-            groups.join(members)
     params: dict[ir.Value, QuantParams] = {}
     free: dict[ir.Value, list[ir.Value]] = {}
-    for members in groups:
+    for members in scale_groups(nodes, scheme, fixed):
         given = next((fixed[value] for value in members if value in fixed), None)
         params.update(dict.fromkeys(members, given or params_for(*_joint_range(members, ranges.tensors))))
         if given is None:
@@ -133,6 +125,26 @@ def _params_of(
     writes = {item.node: item.writes[0] for item in nodes}
     graph = nodes[0].node.graph
     return agreeing_params([(node, writes.get(node, node.outputs[0])) for node in graph or ()], params, free)
+
+
+def scale_groups(
+    nodes: Sequence[QuantizedNode], scheme: Scheme, fixed: Mapping[ir.Value, QuantParams] = MappingProxyType({})
+) -> list[list[ir.Value]]:
+    """Return the tensors that share one scale, group by group, in the order in which ``nodes`` touch them.
+
+    What would be joined with a tensor whose scale is ``fixed`` keeps its own.
+    """
+    groups = _Groups()
+    for item in nodes:
+        members = list(_touched(item, scheme))
+        for value in members:
+            groups.add(value)
+        shares = item.family is Family.KEEPING or (
+            item.family is Family.JOINING and not any(groups.contains_any(value, fixed) for value in members)
+        )
+        if shares and scheme.outputs:
+            groups.join(members)
+    return list(groups)
 
 
 def _touched(item: QuantizedNode, scheme: Scheme) -> Iterator[ir.Value]:

@@ -32,7 +32,7 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
     """
     model = ir.load(source.path)
     graph = model.graph
-    _canonical_gemms(graph)
+    canonical_gemms(graph)
     nodes = quantized_nodes(graph, scheme, settings)
     if not any(item.family is Family.WEIGHTED for item in nodes):
         raise QuantizationError(
@@ -181,7 +181,7 @@ class _QdqWriter:
         return value
 
 
-def _canonical_gemms(graph: ir.Graph) -> None:
+def canonical_gemms(graph: ir.Graph) -> None:
     """Give every Gemm with constant weights ``transB == 1`` and ``alpha == beta == 1``, so that channels are axis 0."""
     for node in graph:
         if node.op_type != "Gemm" or node.inputs[1] is None or node.inputs[1].const_value is None:

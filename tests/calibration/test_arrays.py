@@ -107,10 +107,20 @@ def test_open_dataset_refuses_an_array_when(tmp_path: Path, case: str) -> None:
         opened(tmp_path)[0]
 
 
-@pytest.mark.parametrize("label", [np.array(1.0), np.array([1]), np.array(-1)])
+@pytest.mark.parametrize("label", [np.array([[0, -1], [1, 1]]), np.array([0.5, -2.5], np.float32), np.array(0.25)])
+def test_open_dataset_gives_the_array_when_a_label_is_a_mask_or_a_target(tmp_path: Path, label: np.ndarray) -> None:
+    saved(tmp_path, "samples/a.npz", image=image(1), label=label)
+    assert np.array_equal(opened(tmp_path)[0].label, label)
+    (tmp_path / "samples/a.npz").unlink()
+    (tmp_path / "samples").rmdir()
+    saved(tmp_path, "samples.npz", image=np.stack([image(1), image(2)]), labels=np.stack([label, label]))
+    assert np.array_equal(opened(tmp_path)[1].label, label)
+
+
+@pytest.mark.parametrize("label", [np.array(True), np.array("cat"), np.array(-1)])
 def test_open_dataset_refuses_a_label_when_it_is_no_class_number(tmp_path: Path, label: np.ndarray) -> None:
     saved(tmp_path, "samples/a.npz", image=image(1), label=label)
-    with pytest.raises(DataError, match=r"a\.npz: the label is .*, expected one class number"):
+    with pytest.raises(DataError, match=r"a\.npz: the label is .*, expected a class number"):
         opened(tmp_path)[0]
 
 
