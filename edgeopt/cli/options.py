@@ -44,9 +44,39 @@ def device_options(command: Command) -> Command:
         multiple=True,
         default=("local",),
         show_default=True,
-        help="Where to run: local, qemu[:pi3|pi4|pi5] or ssh://user@host[:port][/folder]. Give several at once.",
+        help="Where to run: local, qemu[:pi3|pi4|pi5], board[:pi3|pi4|pi5] or ssh://user@host[:port][/folder]. Give "
+        "several at once.",
     )
     return device(timeout(command))
+
+
+def measuring_options(command: Command) -> Command:
+    """Add ``--latency``, ``--sustained`` and ``--threads``."""
+    threads = click.option(
+        "--threads",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=2,
+        show_default=True,
+        help="Threads of the runtime.",
+    )
+    sustained = click.option(
+        "--sustained",
+        "sustained_s",
+        metavar="SECONDS",
+        type=click.FloatRange(min=1),
+        help="Then go on, and watch latency, temperature, frequency and throttling.",
+    )
+    latency = click.option(
+        "--latency",
+        "latency_s",
+        metavar="[SECONDS]",
+        is_flag=False,
+        flag_value=2.0,
+        type=click.FloatRange(min=0, min_open=True),
+        help="Measure inferences for 2 or so many seconds, ten at least; and memory. Never on an emulator.",
+    )
+    return latency(sustained(threads(command)))
 
 
 class TargetName(click.ParamType[str]):

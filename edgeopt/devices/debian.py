@@ -76,7 +76,6 @@ class PrivateApt:
         """
         files = self.needed(packages).files
         self._install("--download-only", *packages, what=f"fetch {packages[0]}")
-        root.mkdir(parents=True, exist_ok=True)
         for done, name in enumerate(files, start=1):
             _unpack(self._archives / name, root)
             report_progress(f"unpack {packages[0]}", done, len(files))
@@ -158,6 +157,7 @@ def program_in(root: Path, program: str) -> list[str]:
 
 def _unpack(package: Path, root: Path) -> None:
     """Unpack as ``dpkg-deb -x`` does, but keep the links that stand for folders, such as ``/lib``."""
+    root.mkdir(parents=True, exist_ok=True)
     tar = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", f"--directory={root}"]
     tar += [f"--exclude=./usr/share/{name}" for name in ("doc", "info", "locale", "man")]
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:

@@ -153,7 +153,7 @@ def _build(home: Path, apt: PrivateApt) -> None:
     }
     for name, item in BOARDS.items():
         _write_prefix(home / "boards" / name, item)
-    emulation = Emulation(home, python, _version_of_qemu(home), runtimes)
+    emulation = Emulation(home, python, version_of_qemu(program_in(home / "host", _PROGRAM)), runtimes)
     for name in track(runtimes, total=len(runtimes), description="first start"):
         _check_start(emulation, name)
     state = {"python": python, "qemu": emulation.qemu, "runtimes": runtimes}
@@ -217,10 +217,13 @@ def _write_prefix(prefix: Path, board: Board) -> None:
         (prefix / name).symlink_to(Path("../../arm64") / name)
 
 
-def _version_of_qemu(home: Path) -> str:
-    result = subprocess.run(
-        [*program_in(home / "host", _PROGRAM), "--version"], capture_output=True, text=True, check=False
-    )
+def version_of_qemu(program: Sequence[str]) -> str:
+    """Start an emulator that was unpacked and return its version.
+
+    Raises:
+        DeviceError: it does not start.
+    """
+    result = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
     found = re.search(r"version (\S+)", result.stdout)
     if found is None:
         raise DeviceError(f"the qemu that was unpacked does not start: {result.stderr.strip()[-300:]}")

@@ -88,9 +88,9 @@ class Address:
 class SshDevice:
     """A board that OpenSSH's client reaches."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, name: str | None = None) -> None:
         self._address = Address.parse(url)
-        self.name = url
+        self.name = name or url
         if shutil.which("ssh") is None:
             raise MissingDependencyError("ssh is not on PATH", hint="install OpenSSH's client")
 

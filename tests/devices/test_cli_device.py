@@ -67,11 +67,12 @@ def test_list_says_what_is_ready_when_nothing_is_set_up(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["device", "list", "--json", "-"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert {name: facts["ready"] for name, facts in listed.items()} == {
-        "local": True, "qemu:pi3": False, "qemu:pi4": False, "qemu:pi5": False,
-    }  # fmt: skip
+    emulated = [f"{kind}:{board}" for kind in ("qemu", "board") for board in ("pi3", "pi4", "pi5")]
+    assert {name: facts["ready"] for name, facts in listed.items()} == {"local": True, **dict.fromkeys(emulated, False)}
     assert main(["device", "list"]) == 0
-    assert "edgeopt device setup qemu" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "edgeopt device setup qemu" in shown
+    assert "edgeopt device setup board" in shown
 
 
 def test_info_says_whether_a_bundle_can_run_when_one_is_named(
