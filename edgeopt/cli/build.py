@@ -101,7 +101,7 @@ def build(
             raise
         others = [name for name in devices if name != "local"]
         elsewhere = {
-            bundle.path: verify_on(bundle.path, others, None, timeout_s) for bundle in result.bundles if others
+            bundle.path: verify_on(bundle.path, others, timeout_s=timeout_s) for bundle in result.bundles if others
         }
     _report(result, elsewhere, json_to, quiet=quiet)
     for bundle, verdicts in elsewhere.items():

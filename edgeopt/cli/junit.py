@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def write_junit(path: Path, bundle: str, verdicts: Mapping[str, ParityReport | EdgeoptError]) -> None:
     """Write a file in which a no is a failure, and a verdict that could not be had is an error."""
     from edgeopt.atomic import write_bytes
+    from edgeopt.cli.costs import cost_facts
     from edgeopt.errors import EdgeoptError
 
     suite = ElementTree.Element("testsuite", name=f"edgeopt verify {bundle}", tests=str(len(verdicts)))
@@ -25,6 +26,9 @@ def write_junit(path: Path, bundle: str, verdicts: Mapping[str, ParityReport | E
             counts["errors"] += 1
             ElementTree.SubElement(case, "error", type=type(verdict).__name__, message=verdict.message)
             continue
+        properties = ElementTree.SubElement(case, "properties")
+        for name, value in (("runtime", verdict.runtime), ("kernels", verdict.kernels), *cost_facts(verdict.cost)):
+            ElementTree.SubElement(properties, "property", name=name, value=value)
         if not verdict.passed:
             counts["failures"] += 1
             ElementTree.SubElement(case, "failure", message="; ".join(verdict.failures))

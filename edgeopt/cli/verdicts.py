@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     Verdicts = Mapping[str, ParityReport | EdgeoptError]
 
 
-def verify_on(bundle: Path, devices: Sequence[str], runtime: str | None, timeout_s: float) -> Verdicts:
-    """Verify on all devices side by side; what goes wrong on one of several does not stop the others."""
+def verify_on(bundle: Path, devices: Sequence[str], **asked: Any) -> Verdicts:
+    """Verify on all devices side by side; what goes wrong on one of several does not stop the others.
+
+    ``asked`` are the keywords of :func:`edgeopt.verify`.
+    """
     from edgeopt.errors import EdgeoptError
     from edgeopt.verdict import verify as verify_bundle
 
     def verdict_on(name: str) -> ParityReport | EdgeoptError:
         try:
-            return verify_bundle(bundle, runtime=runtime, device=name, timeout_s=timeout_s)
+            return verify_bundle(bundle, device=name, **asked)
         except EdgeoptError as error:
             return error
 
@@ -87,6 +90,7 @@ def _show(name: str, verdict: ParityReport | EdgeoptError, *, many: bool) -> Non
     word = "passed" if verdict.passed else "failed"
     where = "" if name == "local" else f" on {name}"
     click.echo(f"\n{word} in {verdict.runtime}{where} on {verdict.num_samples} samples")
+    click.echo(f"kernels: {verdict.kernels}" + (f"; CPU: {verdict.cpu}" if verdict.cpu else ""))
     click.echo(f"{percent_text(verdict.integer_coverage)} of the multiply-accumulates run on integers")
     if many:
         click.echo()

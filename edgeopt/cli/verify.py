@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from edgeopt.cli.console import reporting, write_json
+from edgeopt.cli.costs import show_costs
 from edgeopt.cli.junit import write_junit
-from edgeopt.cli.options import device_options, json_option, verbosity_options
+from edgeopt.cli.options import device_options, json_option, measuring_options, verbosity_options
 from edgeopt.cli.verdicts import raise_worst, show_verdicts, verdicts_json, verify_on
 
 _EXAMPLES = """\b
@@ -19,6 +20,7 @@ Examples:
   edgeopt verify build/mnist5k/arm64 --device qemu:pi4       real aarch64 code
   edgeopt verify build/mnist5k/arm64 --device ssh://pi@raspberrypi.local
   edgeopt verify build/mnist5k/arm64 --device local --device qemu:pi3 --junit parity.xml
+  edgeopt verify build/mnist5k/arm64 --device ssh://pi@raspberrypi.local --latency --sustained 300
 """
 
 
@@ -26,6 +28,7 @@ Examples:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--runtime", metavar="NAME", help="Run it in this runtime.  [default: the target's own]")
 @device_options
+@measuring_options
 @click.option(
     "--require-signature",
     "public_key",
@@ -41,6 +44,9 @@ def verify(
     runtime: str | None,
     devices: tuple[str, ...],
     timeout_s: float,
+    latency_s: float | None,
+    sustained_s: float | None,
+    threads: int,
     public_key: Path | None,
     junit_to: Path | None,
     json_to: str | None,
@@ -58,10 +64,14 @@ def verify(
 
         verify_signature(bundle, "key", ["--public_key", str(public_key)])
     with reporting(verbose=verbose, quiet=quiet):
-        verdicts = verify_on(bundle, devices, runtime, timeout_s)
+        verdicts = verify_on(
+            bundle, devices, runtime=runtime, timeout_s=timeout_s, latency_s=latency_s, sustained_s=sustained_s,
+            threads=threads,
+        )  # fmt: skip
     if junit_to is not None:
         write_junit(junit_to, str(bundle), verdicts)
     write_json(json_to, verdicts_json(verdicts))
     if json_to != "-" and not quiet:
         show_verdicts(verdicts)
+        show_costs(verdicts)
     raise_worst(bundle, verdicts)
