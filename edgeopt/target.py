@@ -31,7 +31,8 @@ class TargetSpec:
     ``precisions`` are what its kernels compute in (see :class:`~edgeopt.settings.QuantizeSettings`).
     ``round_to`` is how many channels its kernels handle at once: pruned widths are multiples of it. ``image_layout``
     is how its model takes and gives images, ``""`` as the network does. ``runtime_package`` is what its bundle is
-    verified with here, and ``max_steps`` how far from the quantized reference its kernels may answer.
+    verified with here, and ``max_steps`` how far from the quantized reference its kernels may answer
+    (``max_int16_steps``: with outputs of 16 bits).
     """
 
     name: str
@@ -44,6 +45,7 @@ class TargetSpec:
     model_format: Literal["tflite", "onnx"]
     round_to: int
     max_steps: int
+    max_int16_steps: int
     max_built_in_steps: int
     image_layout: Literal["NCHW", "NHWC", ""]
     device_note: str

@@ -69,8 +69,8 @@ class TargetStages:
         """Lower, verify and write the bundle of one target."""
         quantize_settings, limits, overrides = settings_for(self.recipe, self.spec.name)
         self._check_precisions(quantize_settings)
-        limits = self._complete(limits)
         source, source_entry = self.shared.qdq(self.spec.scheme, quantize_settings)
+        ranges, ranges_entry = self.shared.ranges(self.spec.scheme)
         request = LoweringRequest(self._layouts(overrides), self._output_layouts(overrides), overrides.max_batch)
 
         def make(folder: Path) -> str:
@@ -78,17 +78,18 @@ class TargetStages:
             from edgeopt.quantize.border import border_of
 
             backend = load_backend(self.spec)
-            border = border_of(source, self.shared.ranges()[0], self.recipe.model.inputs)
+            border = border_of(source, ranges, self.recipe.model.inputs)
             lowered = backend.lower(source, border, request, folder)
             inspection = backend.inspect(lowered.path)
-            model = describe_model(self.recipe.name, self.spec, lowered, inspection, limits)
+            judged_by = self._complete(limits, lowered.border)
+            model = describe_model(self.recipe.name, self.spec, lowered, inspection, judged_by)
             extra = [path.name for path in lowered.extra_files]
             save_report(folder, {"model": model, "extra_files": extra})
             return _integer_summary(inspection)
 
         key = [
             entry_digest(source_entry),
-            entry_digest(self.shared.calibration),
+            entry_digest(ranges_entry),
             settings_key(request),
             settings_key(limits),
             *fingerprint(self.spec.files()),
@@ -112,9 +113,13 @@ class TargetStages:
                     hint=f"[targets.{self.spec.name}.quantize] says it for this target alone",
                 )
 
-    def _complete(self, limits: ParityLimits) -> ParityLimits:
-        """Take the target's facts for what the recipe leaves out."""
-        facts = {name: getattr(self.spec, name) for name in ("max_steps", "max_built_in_steps")}
+    def _complete(self, limits: ParityLimits, border: Border) -> ParityLimits:
+        """Take the target's facts for what the recipe leaves out; steps of 16 bits are 256 times as fine."""
+        is_wide = any(facts.integer_dtype == "int16" for facts in border.outputs)
+        facts = {
+            "max_steps": self.spec.max_int16_steps if is_wide else self.spec.max_steps,
+            "max_built_in_steps": self.spec.max_built_in_steps,
+        }
         return replace(limits, **{name: fact for name, fact in facts.items() if getattr(limits, name) is None})
 
     def _layouts(self, overrides: TargetOverrides) -> dict[str, Layout]:
