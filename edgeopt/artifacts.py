@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,22 @@ class TensorRange:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Calibration statistics by tensor name; ``path`` is the same as JSON."""
+    """The range chosen for each tensor, ``tensors``, beside the one ``observed``; ``path`` is the same as JSON."""
 
     path: Path
     tensors: Mapping[str, TensorRange]
     num_samples: int
+    observed: Mapping[str, TensorRange] = field(default_factory=dict)
+
+
+def read_ranges(path: Path) -> Ranges:
+    """Read ``ranges.json``; its floats are in hexadecimal, which loses no bit."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+
+    def bounds(of: str) -> dict[str, TensorRange]:
+        return {name: TensorRange(*map(float.fromhex, item[of])) for name, item in content["tensors"].items()}
+
+    return Ranges(path, bounds("chosen"), content["num_samples"], bounds("observed"))
 
 
 @dataclass(frozen=True)

@@ -73,19 +73,26 @@ class CalibrationSettings:
 
     ``dataset`` is the name of a folder in ``calibration/`` or a path to such a folder; ``options`` go to its
     ``preprocess.py`` as they are. ``num_golden`` of the held-out samples travel in the bundle.
+
+    ``method`` says what becomes of a tensor's values: ``minmax`` keeps all, ``percentile`` the middle ``percentile`` %,
+    ``mse`` those that cost least in squared error, ``entropy`` those whose distribution changes least; ``auto`` takes
+    for each tensor the one that disturbs the operators behind it least.
     """
 
     dataset: str
     num_samples: int = 128
     num_held_out: int = 64
     num_golden: int = 16
-    method: Literal["minmax"] = "minmax"
+    method: Literal["minmax", "percentile", "entropy", "mse", "auto"] = "minmax"
+    percentile: float = 99.99
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse empty sets: a range of nothing and a verdict on nothing."""
         if min(self.num_samples, self.num_held_out, self.num_golden) < 1:
             raise RecipeError("num_samples, num_held_out and num_golden must be at least 1")
+        if not 50 < self.percentile <= 100:
+            raise RecipeError(f"'percentile' is a share of the values in (50, 100] %, got {self.percentile:g}")
 
 
 @dataclass(frozen=True)

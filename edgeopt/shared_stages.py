@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo, TorchModel
+from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo, TorchModel, read_ranges
 from edgeopt.cache import CacheEntry
 from edgeopt.dataset import DatasetFolder, checked_samples, find_dataset
 from edgeopt.provenance import fingerprint, model_files
@@ -31,6 +31,7 @@ class SharedStages:
         self.dataset: DatasetFolder = find_dataset(self.recipe.calibration, loaded.folder)
         self.model_files = model_files(self.recipe.model, loaded.folder)
         self._folder = loaded.folder
+        self._ranges: dict[str, CacheEntry] = {}
         self._qdq: dict[tuple[str, str], tuple[QdqModel, CacheEntry]] = {}
         self._compressions: dict[str, CacheEntry] = {}
 
@@ -142,9 +143,10 @@ class SharedStages:
 
     @cached_property
     def calibration(self) -> CacheEntry:
-        """The calibration statistics that every scheme and target shares."""
+        """The calibration statistics that every scheme, method and target shares."""
         source, source_entry = self.float_model
         settings = self.recipe.calibration
+        histograms = settings.method != "minmax"
 
         def make(folder: Path) -> str:
             import onnx_ir as ir
@@ -158,35 +160,53 @@ class SharedStages:
             tensors = [name for item in SCHEMES.values() for name in quantized_tensors(graph, item, everything)]
             dataset, inputs = self._open("calibration"), self.recipe.model.inputs
             samples = checked_samples(dataset, settings.num_samples, inputs, "calibration")
-            found, _ = calibrate(source, tuple(dict.fromkeys(tensors)), samples, settings.num_samples, folder)
-            return f"{len(found.tensors)} tensors over {found.num_samples} samples"
+            watched, count = tuple(dict.fromkeys(tensors)), settings.num_samples
+            found = calibrate(source, watched, samples, count, folder, histograms=histograms)
+            return f"{len(found.tensors)} tensors over {len(found.digests)} samples"
 
-        key = [entry_digest(source_entry), *self.dataset.key(), str(settings.num_samples), settings.method]
+        key = [entry_digest(source_entry), *self.dataset.key(), str(settings.num_samples), str(histograms)]
         return self.runner.run("calibrate", "calibrate/statistics.py", ONNX, key, make)
 
-    def ranges(self) -> tuple[Ranges, tuple[str, ...]]:
-        """Read the calibration statistics, and the digests of the samples that they come from."""
-        from edgeopt.calibrate.statistics import read_ranges
+    def ranges(self, scheme_name: str) -> tuple[Ranges, CacheEntry]:
+        """The ranges that the recipe's method chooses for one scheme, from the statistics that all share."""
+        source, source_entry = self.float_model
+        settings = self.recipe.calibration
 
-        return read_ranges(self.calibration.folder / "ranges.json")
+        def make(folder: Path) -> str:
+            from edgeopt.calibrate.ranges import choose_ranges
+            from edgeopt.calibrate.statistics import read_statistics
+            from edgeopt.quantize.scheme import scheme_named
+
+            statistics = read_statistics(self.calibration.folder)
+            params_of = scheme_named(scheme_name).activation_params
+            found = choose_ranges(source, statistics, params_of, settings, folder)
+            narrowed = sum(item != found.observed[name] for name, item in found.tensors.items())
+            return f"{settings.method}: {narrowed} of {len(found.tensors)} tensors clipped"
+
+        if scheme_name not in self._ranges:
+            made_from = [entry_digest(source_entry), entry_digest(self.calibration)]
+            key = [*made_from, scheme_name, settings.method, repr(settings.percentile)]
+            self._ranges[scheme_name] = self.runner.run(f"ranges-{scheme_name}", "calibrate/ranges.py", ONNX, key, make)
+        return read_ranges(self._ranges[scheme_name].folder / "ranges.json"), self._ranges[scheme_name]
 
     @cached_property
     def reference(self) -> CacheEntry:
         """What the float graph answers on the held-out samples."""
         source, source_entry = self.float_model
-        ranges_entry = self.calibration
         num_held_out = self.recipe.calibration.num_held_out
 
         def make(folder: Path) -> str:
             from edgeopt.bundle.golden import save_golden
             from edgeopt.bundle.reference import float_reference
+            from edgeopt.calibrate.statistics import read_statistics
 
-            save_golden(float_reference(source, self.held_out, self.ranges()[1]), folder / "reference.npz")
+            seen = read_statistics(self.calibration.folder).digests
+            save_golden(float_reference(source, self.held_out, seen), folder / "reference.npz")
             return f"{num_held_out} held-out samples"
 
         key = [
             entry_digest(source_entry),
-            entry_digest(ranges_entry),
+            entry_digest(self.calibration),
             *self.dataset.key(),
             settings_key(self.recipe.calibration),
         ]
@@ -195,13 +215,13 @@ class SharedStages:
     def qdq(self, scheme_name: str, settings: QuantizeSettings) -> tuple[QdqModel, CacheEntry]:
         """The QDQ graph of one scheme, made once for all targets that share it."""
         source, source_entry = self.float_model
-        ranges_entry = self.calibration
+        ranges, ranges_entry = self.ranges(scheme_name)
 
         def make(folder: Path) -> str:
             from edgeopt.quantize.qdq import quantize
             from edgeopt.quantize.scheme import scheme_named
 
-            made = quantize(source, self.ranges()[0], scheme_named(scheme_name), settings, folder)
+            made = quantize(source, ranges, scheme_named(scheme_name), settings, folder)
             return f"{made.path.stat().st_size:,} bytes of QDQ ONNX"
 
         known = (scheme_name, settings_key(settings))

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.artifacts import TensorRange
+from edgeopt.calibrate.histogram import Histogram
 from edgeopt.errors import DataError
 
 
 class MinMaxObserver:
-    """Remembers the smallest and the largest value; the order of samples makes no difference."""
+    """Remembers the smallest and the largest value; neither order nor batch of samples makes a difference."""
 
     def __init__(self) -> None:
         self._minimum = np.inf
@@ -20,8 +21,14 @@ class MinMaxObserver:
         """Take in the tensor's values on one sample.
 
         Raises:
-            DataError: if one is NaN or infinite: NumPy's ``min`` and ``max`` pass NaN on, so none is overlooked.
+            DataError: if there are none, or one is NaN or infinite: NumPy's ``min`` and ``max`` pass NaN on, so none is
+                overlooked.
         """
+        if not values.size:
+            raise DataError(
+                f"tensor {tensor!r} is empty on sample {sample!r}, of shape {list(values.shape)}",
+                hint="what is empty has no range: an axis of size 0 in the network, or a sample without content",
+            )
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise DataError(
@@ -34,3 +41,16 @@ class MinMaxObserver:
     def range(self) -> TensorRange:
         """Return the range seen so far."""
         return TensorRange(float(self._minimum), float(self._maximum))
+
+
+class HistogramObserver(MinMaxObserver):
+    """Counts every value too, in half a megabyte, whatever the values and however many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.histogram = Histogram()
+
+    def update(self, values: NDArray[np.floating], tensor: str, sample: str) -> None:
+        """Take in the tensor's values on one sample; see :meth:`MinMaxObserver.update`."""
+        super().update(values, tensor, sample)
+        self.histogram.update(values)

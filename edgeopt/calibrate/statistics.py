@@ -1,82 +1,172 @@
-"""One streaming pass over the float graph: samples in, one range a tensor out, in constant memory.
+"""One streaming pass over the float graph: samples in, where each tensor's values lie out, in constant memory.
 
 Only the tensors that some scheme quantizes become outputs of the graph, so that ONNX Runtime keeps its fusions; the
-reduction is NumPy's. Measured on EfficientNet-Lite0 by ``scripts/bench``, which prints it beside ONNX Runtime's own.
+reduction is NumPy's. Every sample is run by itself. Measured on EfficientNet-Lite0 by ``scripts/bench``, which prints
+it beside ONNX Runtime's own.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeopt.artifacts import FloatModel, Ranges, TensorRange, canonical_json
-from edgeopt.calibrate.observers import MinMaxObserver
+from edgeopt.artifacts import FloatModel, TensorRange, canonical_json
+from edgeopt.calibrate.histogram import Distribution, distribution_of
+from edgeopt.calibrate.observers import HistogramObserver, MinMaxObserver
 from edgeopt.dataset import sample_digest
 from edgeopt.errors import DataError
 from edgeopt.samples import Sample
 from edgeopt.session import OnnxSession
 from edgeopt.stage import track
 
+# How many samples are kept whole, to try on them what a range costs: those with the smallest digests.
+NUM_PROBES = 16
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """What was seen of one tensor: its range, and how often which bin (see :mod:`.histogram`); all of them or none."""
+
+    seen: TensorRange
+    codes: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+
+    def distribution(self, *, merged_bits: int = 0) -> Distribution:
+        """Return the histogram by value."""
+        return distribution_of(self.codes, self.counts, self.seen.minimum, self.seen.maximum, merged_bits=merged_bits)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was seen of each tensor, on which samples, and some of the samples themselves; files in ``folder``."""
+
+    folder: Path
+    tensors: Mapping[str, TensorStatistics]
+    digests: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def probes(self) -> Iterator[Arrays]:
+        """Yield the samples that were kept, in the order of their digests."""
+        with np.load(self.folder / "probes.npz", allow_pickle=False) as stored:
+            arrays = dict(stored)
+        for index in range(len(next(iter(arrays.values())))):
+            yield {name: array[index] for name, array in arrays.items()}
+
 
 def calibrate(
-    source: FloatModel, tensors: Sequence[str], samples: Iterable[Sample], num_samples: int, out_dir: Path
-) -> tuple[Ranges, tuple[str, ...]]:
-    """Observe ``tensors`` and all inputs and outputs on every sample; return ranges and the samples' digests, sorted.
+    source: FloatModel,
+    tensors: Sequence[str],
+    samples: Iterable[Sample],
+    num_samples: int,
+    out_dir: Path,
+    *,
+    histograms: bool = True,
+) -> Statistics:
+    """Observe ``tensors`` and all inputs and outputs on every sample, in whatever order.
 
     Args:
         source: the float graph.
         tensors: names of tensors in it, those that some scheme quantizes.
         samples: checked samples (see :func:`edgeopt.dataset.checked_samples`).
         num_samples: how many there are, for the progress bar.
-        out_dir: where ``ranges.json`` is written.
+        out_dir: where the statistics are written.
+        histograms: count every value too; without them there is only a minimum and a maximum.
 
     Raises:
-        DataError: if there are no samples, a tensor is not finite, or an input never changes.
+        DataError: if there are no samples, a tensor is empty or not finite, or an input never changes.
     """
     border = (tensor.name for tensor in (*source.inputs, *source.outputs))
-    observers = {name: MinMaxObserver() for name in dict.fromkeys((*tensors, *border))}
+    observer_class = HistogramObserver if histograms else MinMaxObserver
+    observers = {name: observer_class() for name in dict.fromkeys((*tensors, *border))}
     session = _observing_session(source, tuple(observers))
     digests: list[str] = []
+    probes = _Probes()
     for sample in track(samples, total=num_samples, description="calibrate"):
         digests.append(sample_digest(sample))
+        probes.offer(digests[-1], sample)
         answers = session.run(dict(sample.inputs))
         for name, observer in observers.items():
             values = sample.inputs[name] if name in sample.inputs else answers[name]
             observer.update(_floating(values), name, sample.name)
     if not digests:
         raise DataError("calibration needs at least one sample, got none")
-    found = {name: observer.range() for name, observer in observers.items()}
+    found = {name: _summary(observers[name]) for name in sorted(observers)}
     _refuse_constant_inputs(source, found)
-    return write_ranges(found, sorted(digests), out_dir / "ranges.json")
+    outputs = tuple(tensor.name for tensor in source.outputs)
+    _write(out_dir, found, sorted(digests), outputs)
+    if histograms:
+        probes.write(out_dir / "probes.npz")
+    return read_statistics(out_dir)
 
 
-def write_ranges(
-    tensors: Mapping[str, TensorRange], digests: Sequence[str], path: Path
-) -> tuple[Ranges, tuple[str, ...]]:
-    """Write ranges as JSON (``float.hex`` loses no bit) and return them as an artifact."""
-    content = {
-        "tensors": {
-            name: {"minimum": item.minimum.hex(), "maximum": item.maximum.hex()} for name, item in tensors.items()
-        },
-        "samples": list(digests),
-    }
-    path.write_text(canonical_json(content), encoding="utf-8")
-    return read_ranges(path)
+def read_statistics(folder: Path) -> Statistics:
+    """Read what :func:`calibrate` wrote; nothing is unpickled."""
+    facts = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    with np.load(folder / "histograms.npz", allow_pickle=False) as stored:
+        codes, counts = stored["codes"], stored["counts"]
+    tensors, start = {}, 0
+    for item in facts["tensors"]:
+        end = start + item["num_bins"]
+        seen = TensorRange(float.fromhex(item["minimum"]), float.fromhex(item["maximum"]))
+        tensors[item["name"]] = TensorStatistics(seen, codes[start:end], counts[start:end])
+        start = end
+    return Statistics(folder, tensors, tuple(facts["samples"]), tuple(facts["outputs"]))
 
 
-def read_ranges(path: Path) -> tuple[Ranges, tuple[str, ...]]:
-    """Read what :func:`write_ranges` wrote."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    tensors = {
-        name: TensorRange(float.fromhex(item["minimum"]), float.fromhex(item["maximum"]))
-        for name, item in content["tensors"].items()
-    }
-    return Ranges(path, tensors, len(content["samples"])), tuple(content["samples"])
+class _Probes:
+    """Keeps the few samples with the smallest digests: the same ones, in whatever order samples come."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, str, Sample]] = []
+
+    def offer(self, digest: str, sample: Sample) -> None:
+        """Keep a sample, if its digest is among the smallest so far."""
+        if all(digest != kept for _, kept, _ in self._kept):
+            heapq.heappush(self._kept, (-int(digest, 16), digest, sample))
+            if len(self._kept) > NUM_PROBES:
+                heapq.heappop(self._kept)
+
+    def write(self, path: Path) -> None:
+        """Write the samples, each input ``(N, 1, ...)``."""
+        samples = [sample for _, _, sample in sorted(self._kept, key=lambda item: item[1])]
+        arrays = {name: np.stack([sample.inputs[name] for sample in samples]) for name in sorted(samples[0].inputs)}
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _write(
+    folder: Path, tensors: Mapping[str, TensorStatistics], digests: Sequence[str], outputs: Sequence[str]
+) -> None:
+    facts = [
+        {
+            "name": name,
+            "minimum": item.seen.minimum.hex(),  # a float in hexadecimal loses no bit
+            "maximum": item.seen.maximum.hex(),
+            "num_bins": len(item.codes),
+        }
+        for name, item in tensors.items()
+    ]
+    content = {"tensors": facts, "samples": list(digests), "outputs": list(outputs)}
+    (folder / "statistics.json").write_text(canonical_json(content), encoding="utf-8")
+    np.savez_compressed(
+        folder / "histograms.npz",
+        codes=np.concatenate([item.codes for item in tensors.values()]),
+        counts=np.concatenate([item.counts for item in tensors.values()]),
+    )
+
+
+def _summary(observer: MinMaxObserver) -> TensorStatistics:
+    counts = observer.histogram.counts if isinstance(observer, HistogramObserver) else np.zeros(0, np.int64)
+    codes = np.flatnonzero(counts)
+    return TensorStatistics(observer.range(), codes.astype(np.uint16), counts[codes])
 
 
 def _observing_session(source: FloatModel, tensors: Sequence[str]) -> OnnxSession:
@@ -92,12 +182,12 @@ def _observing_session(source: FloatModel, tensors: Sequence[str]) -> OnnxSessio
     return OnnxSession(model.SerializeToString(), external_data_folder=source.path.parent)
 
 
-def _refuse_constant_inputs(source: FloatModel, found: Mapping[str, TensorRange]) -> None:
+def _refuse_constant_inputs(source: FloatModel, found: Mapping[str, TensorStatistics]) -> None:
     for tensor in source.inputs:
         item = found.get(tensor.name)
-        if item is not None and item.minimum == item.maximum:
+        if item is not None and item.seen.minimum == item.seen.maximum:
             raise DataError(
-                f"input {tensor.name!r} is {item.minimum:g} everywhere in every calibration sample",
+                f"input {tensor.name!r} is {item.seen.minimum:g} everywhere in every calibration sample",
                 hint="ranges from one black image cost an EfficientNet-Lite0 all of its accuracy: give real samples",
             )
 

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from edgeopt.artifacts import FloatModel, TensorRange
 from edgeopt.calibrate.observers import MinMaxObserver
-from edgeopt.calibrate.statistics import calibrate, read_ranges
+from edgeopt.calibrate.statistics import NUM_PROBES, calibrate, read_statistics
 from edgeopt.dataset import sample_digest
 from edgeopt.errors import DataError
 from edgeopt.export import float_model
@@ -45,7 +45,8 @@ def samples(*rows: Sequence[float]) -> list[Sample]:
 
 
 def ranges(source: FloatModel, found: Sequence[Sample], folder: Path) -> dict[str, TensorRange]:
-    return dict(calibrate(source, ["inner", "root"], found, len(found), folder)[0].tensors)
+    made = calibrate(source, ["inner", "root"], found, len(found), folder)
+    return {name: item.seen for name, item in made.tensors.items()}
 
 
 def test_calibrate_gives_the_smallest_and_largest_value_when_samples_are_known(
@@ -60,12 +61,17 @@ def test_calibrate_gives_the_smallest_and_largest_value_when_samples_are_known(
     }
 
 
-def test_read_ranges_loses_no_bit_when_they_were_written(doubled: FloatModel, tmp_path: Path) -> None:
+def test_read_statistics_loses_no_bit_when_they_were_written(doubled: FloatModel, tmp_path: Path) -> None:
     given_samples = samples([1 / 3, 1e-40], [2, 3])
     made = calibrate(doubled, ["root"], given_samples, 2, tmp_path)
-    assert read_ranges(tmp_path / "ranges.json") == made
-    assert made[0].tensors["x"].minimum == float(np.float32(1e-40))
-    assert made[1] == tuple(sorted(map(sample_digest, given_samples)))
+    assert made.tensors["x"].seen.minimum == float(np.float32(1e-40))
+    assert made.digests == tuple(sorted(map(sample_digest, given_samples)))
+    assert made.outputs == ("y",)
+    again = read_statistics(tmp_path)
+    assert list(again.tensors) == ["root", "x", "y"]
+    for name, item in again.tensors.items():
+        assert item.seen == made.tensors[name].seen
+        assert item.counts.sum() == 4
 
 
 @settings(max_examples=20, deadline=None)
@@ -77,10 +83,10 @@ def test_calibrate_gives_the_same_bits_when_samples_come_in_another_order_or_in_
     random = np.random.default_rng(1)
     given_samples = samples(*random.random((8, 2)).tolist())
     whole = ranges(doubled, given_samples, folder)
-    text = (folder / "ranges.json").read_bytes()
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
     shuffled = [given_samples[index] for index in order]
     assert ranges(doubled, shuffled, folder) == whole
-    assert (folder / "ranges.json").read_bytes() == text
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
     parts = [ranges(doubled, part, folder) for part in (shuffled[:cut], shuffled[cut:])]
     for name, item in whole.items():
         minimum, maximum = min(part[name].minimum for part in parts), max(part[name].maximum for part in parts)
@@ -103,7 +109,7 @@ def test_calibrate_names_tensor_and_sample_when_the_sample_is_not_finite(
 def test_calibrate_refuses_when_there_are_no_samples(doubled: FloatModel, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="calibration needs at least one sample, got none"):
         ranges(doubled, [], tmp_path)
-    assert not (tmp_path / "ranges.json").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("tensors", [["x", "inner"], ["root"]])
@@ -132,9 +138,9 @@ def test_calibrate_holds_one_sample_at_a_time_when_a_generator_makes_them(double
             made.append(weakref.ref(sample))
             yield sample
 
-    found, _ = calibrate(doubled, ["inner"], lazily(), 50, tmp_path)
-    assert found.tensors["inner"] == TensorRange(0.0, 100.0)
-    assert most <= 2  # the one just used, while the next is made
+    found = calibrate(doubled, ["inner"], lazily(), 50, tmp_path)
+    assert found.tensors["inner"].seen == TensorRange(0.0, 100.0)
+    assert most <= 2 + NUM_PROBES  # the one just used, while the next is made, and those that are kept
 
 
 def test_observer_takes_signed_zero_and_subnormals_as_they_are_when_updated() -> None:

@@ -22,6 +22,7 @@ from torch import nn
 
 from edgeopt.affine import quantize_int8
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo
+from edgeopt.calibrate.ranges import choose_ranges
 from edgeopt.calibrate.statistics import calibrate
 from edgeopt.cleaning import clean
 from edgeopt.export import Answer, compare, export_torch, float_model, import_onnx, torch_answer
@@ -33,7 +34,7 @@ from edgeopt.quantize.scheme import ASYMMETRIC
 from edgeopt.quantize.unsigned import with_unsigned_activations
 from edgeopt.samples import Sample
 from edgeopt.session import OnnxSession
-from edgeopt.settings import ExportSettings, InputSettings, ModelSettings, QuantizeSettings
+from edgeopt.settings import CalibrationSettings, ExportSettings, InputSettings, ModelSettings, QuantizeSettings
 from edgeopt.tflite.inspect import TfliteFile, read_tflite
 from edgeopt.tflite.lower import lower
 
@@ -172,7 +173,8 @@ def quantized(
     observed = FloatModel(model.path, *(tuple(filter(_is_float, side)) for side in (model.inputs, model.outputs)))
     tensors = quantized_tensors(ir.load(model.path).graph, ASYMMETRIC, settings)
     samples = [Sample(str(index), dict(feeds)) for index, feeds in enumerate(calibration)]
-    ranges, _ = calibrate(observed, tensors, samples, len(samples), folder)
+    statistics = calibrate(observed, tensors, samples, len(samples), folder, histograms=False)
+    ranges = choose_ranges(observed, statistics, ASYMMETRIC.activation_params, CalibrationSettings("these"), folder)
     (folder / "qdq").mkdir()
     return quantize(model, ranges, ASYMMETRIC, settings, folder / "qdq"), ranges
 

@@ -1,0 +1,114 @@
+"""Ranges that leave out a tail: few values are clipped so that all others get finer steps.
+
+Every method takes where the values lie, and how the scheme makes scales of a range: symmetric and asymmetric schemes
+spend their steps differently, so that the same values are clipped elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.affine import INT8_MAX, INT8_MIN, QuantParams
+from edgeopt.artifacts import TensorRange
+from edgeopt.calibrate.histogram import Distribution
+from edgeopt.calibrate.noise import mean_squared_errors
+
+ParamsOf = Callable[[float, float], QuantParams]
+
+# A range that clips more than this is no candidate: what is in the tail by then is no outlier.
+_MOST_CLIPPED = 0.05
+_MOST_CANDIDATES = 32
+# Source: NVIDIA, "8-bit Inference with TensorRT", GTC 2017: 2,048 bins for the whole range, 8 a step here.
+_BINS_PER_STEP = 8
+_EMPTY = 1e-12
+
+
+def percentile(distribution: Distribution, share: float) -> TensorRange:
+    """Return the range that holds a share of the values, with as many left out below as above."""
+    total = np.cumsum(distribution.counts)
+    outside = (1 - share) / 2 * total[-1]
+    first = int(np.searchsorted(total, outside, side="right"))
+    last = int(np.searchsorted(total, total[-1] - outside, side="left"))
+    return TensorRange(float(distribution.lower[first]), float(distribution.upper[last]))
+
+
+def least_squared_error(distribution: Distribution, params_of: ParamsOf) -> TensorRange:
+    """Return the range whose int8 values are nearest to the tensor's own: both sides together, then each alone.
+
+    Source: Banner et al., "Post training 4-bit quantization of convolutional networks", arXiv 1810.05723, section 3.
+    """
+    found = TensorRange(distribution.minimum, distribution.maximum)
+    for narrowed in (_narrowed_on_both_sides, _narrowed_above, _narrowed_below):
+        candidates = [found, *narrowed(distribution, found)]
+        errors = mean_squared_errors(distribution, [params_of(item.minimum, item.maximum) for item in candidates])
+        found = candidates[int(np.argmin(errors))]
+    return found
+
+
+def least_divergence(distribution: Distribution, params_of: ParamsOf) -> TensorRange:
+    """Return the range whose int8 values are distributed most like the tensor's own (Kullback-Leibler).
+
+    Zeros are left out: every scheme represents them exactly. Outliers count as values at the end of the range.
+
+    Source: NVIDIA, "8-bit Inference with TensorRT", GTC 2017.
+    """
+    whole = TensorRange(distribution.minimum, distribution.maximum)
+    candidates = [whole, *_narrowed_on_both_sides(distribution, whole)]
+    divergences = [_divergence(distribution, params_of(item.minimum, item.maximum)) for item in candidates]
+    return candidates[int(np.argmin(divergences))]
+
+
+def _narrowed_on_both_sides(distribution: Distribution, within: TensorRange) -> Iterator[TensorRange]:
+    near = np.minimum(np.abs(distribution.lower), np.abs(distribution.upper))
+    order = np.argsort(-near, kind="stable")
+    for bound in _thresholds(near[order], distribution.counts[order]):
+        yield TensorRange(max(within.minimum, -bound), min(within.maximum, bound))
+
+
+def _narrowed_above(distribution: Distribution, within: TensorRange) -> Iterator[TensorRange]:
+    for bound in _thresholds(distribution.lower[::-1], distribution.counts[::-1]):
+        if max(within.minimum, 0) < bound < within.maximum:
+            yield TensorRange(within.minimum, bound)
+
+
+def _narrowed_below(distribution: Distribution, within: TensorRange) -> Iterator[TensorRange]:
+    for bound in _thresholds(-distribution.upper, distribution.counts):
+        if within.minimum < -bound < min(within.maximum, 0):
+            yield TensorRange(-bound, within.maximum)
+
+
+def _thresholds(bounds: NDArray[np.float64], counts: NDArray[np.int64]) -> Sequence[float]:
+    """Return the positive ones of descending bounds that leave out few of the counts up to them; some, if many."""
+    clipped = np.cumsum(counts) / counts.sum()
+    found = bounds[(clipped <= _MOST_CLIPPED) & (bounds > 0)]
+    return [float(bound) for bound in found[:: -(-len(found) // _MOST_CANDIDATES) or 1]]
+
+
+def _divergence(distribution: Distribution, params: QuantParams) -> float:
+    """Return the divergence of what int8 makes of a distribution from the distribution itself."""
+    first, last = INT8_MIN - params.zero_point, INT8_MAX - params.zero_point
+    width = params.scale / _BINS_PER_STEP
+    edges = (first - 0.5) * params.scale + width * np.arange((last - first + 1) * _BINS_PER_STEP + 1, dtype=np.float64)
+    inside, below, above = _counts_between(distribution, edges)
+    steps = inside.reshape(-1, _BINS_PER_STEP)
+    filled = steps > 0
+    even = np.where(filled, steps.sum(1, keepdims=True) / np.maximum(filled.sum(1, keepdims=True), 1), 0).reshape(-1)
+    inside[0] += below
+    inside[-1] += above
+    if not even.sum():
+        return np.inf
+    actual, given = inside / inside.sum(), np.maximum(even / even.sum(), _EMPTY)
+    seen = actual > 0
+    return float(np.sum(actual[seen] * np.log(actual[seen] / given[seen])))
+
+
+def _counts_between(distribution: Distribution, edges: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
+    """Return how many values lie between neighbouring edges, below the first and above the last; zeros do not count."""
+    counts = np.where((distribution.lower <= 0) & (distribution.upper >= 0), 0, distribution.counts)
+    ends = np.stack([distribution.lower, distribution.upper], 1).reshape(-1)
+    reached = np.stack([np.cumsum(counts) - counts, np.cumsum(counts)], 1).reshape(-1)
+    up_to = np.interp(edges, ends, reached)
+    return np.diff(up_to), float(up_to[0]), float(reached[-1] - up_to[-1])
