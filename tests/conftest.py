@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 from tiny_project import write_project
 
+from edgeopt.atomic import locked
 from edgeopt.devices.debian import PrivateApt
 from edgeopt.devices.qemu import Emulation, set_up
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares expensive fixtures on one worker of pytest-xdist: a file, or the folder of trained networks."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "networks" else str(item.path)))
 
 
 @pytest.fixture
@@ -29,7 +38,9 @@ def emulation(device_cache: Path) -> Iterator[Emulation]:
     """The aarch64 emulation, set up as `edgeopt device setup qemu` does it; commands find it by XDG_CACHE_HOME."""
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(device_cache))
-    yield set_up()
+    with locked(device_cache / ".emulation.lock"):
+        emulation = set_up()
+    yield emulation
     patch.undo()
 
 
@@ -40,11 +51,12 @@ def unpacked(device_cache: Path) -> Callable[[str], Path]:
     def unpack(package: str) -> Path:
         root = device_cache / package
         done = device_cache / f"{package}.done"
-        if not done.exists():
-            apt = PrivateApt(device_cache / "apt", [])
-            apt.update()
-            apt.install([package], root)
-            done.touch()
+        with locked(device_cache / ".debian.lock"):
+            if not done.exists():
+                apt = PrivateApt(device_cache / "apt", [])
+                apt.update()
+                apt.install([package], root)
+                done.touch()
         return root
 
     return unpack
