@@ -14,10 +14,11 @@ from typing import Any
 
 from edgeopt import parity
 from edgeopt.bundle.golden import Golden, load_golden
-from edgeopt.devices.cost import NO_LATENCY, Cost
-from edgeopt.devices.device import DEFAULT_TIMEOUT_S, RunRequest, read_report, unfit
+from edgeopt.devices.cost import NO_COUNT, NO_LATENCY, Cost
+from edgeopt.devices.device import DEFAULT_TIMEOUT_S, Device, RunRequest, read_report, unfit
 from edgeopt.devices.local import LOCAL
 from edgeopt.devices.named import open_device
+from edgeopt.devices.qemu import QemuDevice
 from edgeopt.errors import BundleError, DeviceError, MissingDependencyError
 from edgeopt.stage import report_progress, stage
 from edgeopt.target import discover_targets, load_backend
@@ -90,6 +91,8 @@ def verify(
     threads: int = _THREADS,
     latency_s: float | None = None,
     sustained_s: float | None = None,
+    instructions: bool = False,
+    max_instructions: int | None = None,
 ) -> ParityReport:
     """Check a bundle's files, count its integer kernels anew, run its golden samples and return the verdict.
 
@@ -102,6 +105,8 @@ def verify(
         threads: of the runtime.
         latency_s: measure inferences for so many seconds, and memory. Not on an emulator: ``cost`` says so then.
         sustained_s: go on for so many seconds, and look at temperature, frequency and throttling.
+        instructions: count an inference's instructions, of each operator too. On ``qemu:`` devices only.
+        max_instructions: a limit for them; left out, the one in the bundle.
 
     Raises:
         BundleError: a file is missing or was changed, or the bundle has another schema version.
@@ -114,7 +119,7 @@ def verify(
         manifest = checked_manifest(folder)
         manifest["integer_coverage"] = _coverage_now(folder, manifest)
         limit_s = timeout_s + (latency_s or 0) + (sustained_s or 0)
-        request = RunRequest(runtime, threads, limit_s, latency_s, sustained_s)
+        request = RunRequest(runtime, threads, limit_s, latency_s, sustained_s, instructions, max_instructions)
         if device != LOCAL or request.measures:  # what is measured must be a process of its own
             return _verify_on(device, folder, manifest, request)
         golden = load_golden(folder / "golden.npz")
@@ -146,12 +151,46 @@ def _verify_on(name: str, folder: Path, manifest: Mapping[str, Any], request: Ru
         if not_measured:
             request = replace(request, latency_s=None, sustained_s=None)
         report = read_report(device.run(folder, request), manifest, device.name)
+        counted = _counted(device, folder, manifest, request)
     coverage, limit = manifest["integer_coverage"], manifest["limits"]["min_integer_coverage"]
     if not coverage >= limit:  # counted here; the device has only the manifest's word
         report["passed"] = False
         report["failures"] = [f"{coverage:.1%} of the multiplications run on integers, limit {limit:.1%}"]
-    cost = replace(Cost.of_report(report), not_measured=not_measured)
-    return replace(report_from(report, report["runtime"], device.name), cpu=facts.cpu, cost=cost)
+    cost = replace(Cost.of_report(report), not_measured=not_measured, **counted)
+    verdict = replace(report_from(report, report["runtime"], device.name), cpu=facts.cpu, cost=cost)
+    return _within(_max_instructions(device, manifest, request), verdict)
+
+
+def _counted(device: Device, folder: Path, manifest: Mapping[str, Any], request: RunRequest) -> dict[str, Any]:
+    """Count instructions if they are asked for or limited; elsewhere than in user-mode emulation say why not."""
+    limit = _max_instructions(device, manifest, request)
+    if not request.instructions and limit is None:
+        return {}
+    if not isinstance(device, QemuDevice):
+        return {"not_counted": NO_COUNT}
+    from edgeopt.devices.instructions import count_instructions
+
+    model, runtime = folder / manifest["model"]["file"], device.runtime(request)
+    return {
+        "instructions": count_instructions(device, model, runtime, request.timeout_s, by_operator=request.instructions)
+    }
+
+
+def _max_instructions(device: Device, manifest: Mapping[str, Any], request: RunRequest) -> int | None:
+    """Return the limit that was asked for, else the bundle's own for this board."""
+    if request.max_instructions is not None or not isinstance(device, QemuDevice):
+        return request.max_instructions
+    limit: int | None = manifest["limits"].get("max_instructions", {}).get(device.board)
+    return limit
+
+
+def _within(limit: int | None, verdict: ParityReport) -> ParityReport:
+    """Turn a verdict to no where an inference takes more instructions than the limit."""
+    counted = verdict.cost.instructions
+    if counted is None or limit is None or counted.total <= limit:
+        return verdict
+    failure = f"{counted.total:,} instructions an inference, limit {limit:,}"
+    return replace(verdict, passed=False, failures=(*verdict.failures, failure))
 
 
 def judge_model(

@@ -10,7 +10,7 @@ import click
 from edgeopt.cli.console import bytes_text, print_table
 
 if TYPE_CHECKING:
-    from edgeopt.devices.cost import Cost, Latency, Window
+    from edgeopt.devices.cost import Cost, Instructions, Latency, Window
     from edgeopt.errors import EdgeoptError
     from edgeopt.verdict import ParityReport
 
@@ -20,7 +20,7 @@ NOT_TOLD = "-"
 
 
 def show_costs(verdicts: Mapping[str, ParityReport | EdgeoptError]) -> None:
-    """Print latencies of all devices in one table, then each device's sustained run; nothing if none was measured."""
+    """Print latencies of all devices in one table, then each device's sustained run and instructions."""
     from edgeopt.errors import EdgeoptError
 
     reports = {name: verdict for name, verdict in verdicts.items() if not isinstance(verdict, EdgeoptError)}
@@ -39,9 +39,14 @@ def show_costs(verdicts: Mapping[str, ParityReport | EdgeoptError]) -> None:
     for name, report in reports.items():
         if report.cost.not_measured is not None:
             click.echo(f"{name}: no latency: {report.cost.not_measured}")
+        if report.cost.not_counted is not None:
+            click.echo(f"{name}: not counted: {report.cost.not_counted}")
         if report.cost.sustained:
             click.echo(f"\n{name}, sustained:")
             print_table(WINDOW_COLUMNS, map(_window_cells, report.cost.sustained))
+        if report.cost.instructions is not None:
+            click.echo(f"\n{name}, one inference on one thread (instructions are not cycles):")
+            print_table(("operators", "instructions", "share"), _instruction_rows(report.cost.instructions))
 
 
 def cost_facts(cost: Cost) -> Iterator[tuple[str, str]]:
@@ -52,8 +57,11 @@ def cost_facts(cost: Cost) -> Iterator[tuple[str, str]]:
         yield "threads", str(cost.latency_ms.threads)
     if cost.peak_memory_bytes is not None:
         yield "peak_memory_bytes", str(cost.peak_memory_bytes)
-    if cost.not_measured is not None:
-        yield "not_measured", cost.not_measured
+    if cost.instructions is not None:
+        yield "instructions", str(cost.instructions.total)
+    for name in ("not_measured", "not_counted"):
+        if (reason := getattr(cost, name)) is not None:
+            yield name, reason
 
 
 def _latency_cells(name: str, report: ParityReport, latency: Latency) -> tuple[str, ...]:
@@ -72,6 +80,15 @@ def _window_cells(window: Window) -> tuple[str, ...]:
         NOT_TOLD if window.frequency_mhz is None else f"{window.frequency_mhz:.0f} MHz",
         NOT_TOLD if window.throttled is None else "yes" if window.throttled else "no",
     )
+
+
+def _instruction_rows(counted: Instructions) -> Iterator[tuple[str, str, str]]:
+    """Yield the operators that take most first, then the rest and the sum."""
+    parts = sorted(counted.operators.items(), key=lambda item: -item[1])
+    if counted.rest is not None:
+        parts.append(("rest", counted.rest))
+    for name, count in (*parts, ("all", counted.total)):
+        yield name, f"{count:,}", f"{count / counted.total:.1%}"
 
 
 def _milliseconds(time: float) -> str:

@@ -79,6 +79,22 @@ def measuring_options(command: Command) -> Command:
     return latency(sustained(threads(command)))
 
 
+def counting_options(command: Command) -> Command:
+    """Add ``--instructions`` and ``--max-instructions``."""
+    limit = click.option(
+        "--max-instructions",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Say no if an inference takes more on a qemu: device.  [default: the bundle's limit]",
+    )
+    count = click.option(
+        "--instructions",
+        is_flag=True,
+        help="Count an inference's instructions on qemu: devices, by operator. These are not cycles.",
+    )
+    return count(limit(command))
+
+
 class TargetName(click.ParamType[str]):
     """The name of a target, or ``all``; whether it exists is for the library to say."""
 

@@ -9,7 +9,7 @@ import click
 from edgeopt.cli.console import reporting, write_json
 from edgeopt.cli.costs import show_costs
 from edgeopt.cli.junit import write_junit
-from edgeopt.cli.options import device_options, json_option, measuring_options, verbosity_options
+from edgeopt.cli.options import counting_options, device_options, json_option, measuring_options, verbosity_options
 from edgeopt.cli.verdicts import raise_worst, show_verdicts, verdicts_json, verify_on
 
 _EXAMPLES = """\b
@@ -21,6 +21,7 @@ Examples:
   edgeopt verify build/mnist5k/arm64 --device ssh://pi@raspberrypi.local
   edgeopt verify build/mnist5k/arm64 --device local --device qemu:pi3 --junit parity.xml
   edgeopt verify build/mnist5k/arm64 --device ssh://pi@raspberrypi.local --latency --sustained 300
+  edgeopt verify build/mnist5k/arm64 --device qemu:pi4 --instructions --max-instructions 600000
 """
 
 
@@ -29,6 +30,7 @@ Examples:
 @click.option("--runtime", metavar="NAME", help="Run it in this runtime.  [default: the target's own]")
 @device_options
 @measuring_options
+@counting_options
 @click.option(
     "--require-signature",
     "public_key",
@@ -47,6 +49,8 @@ def verify(
     latency_s: float | None,
     sustained_s: float | None,
     threads: int,
+    instructions: bool,
+    max_instructions: int | None,
     public_key: Path | None,
     junit_to: Path | None,
     json_to: str | None,
@@ -59,6 +63,8 @@ def verify(
     quantized network from the float one. The exit code is 0 for yes and 12 for no; with several devices, 0 only if
     all of them say yes. An emulator's milliseconds are no latency and are not shown.
     """
+    if max_instructions is not None and not any(name.partition(":")[0] == "qemu" for name in devices):
+        raise click.UsageError("--max-instructions needs a device that counts them: --device qemu:pi4")
     if public_key is not None:
         from edgeopt.bundle.signing import verify_signature
 
@@ -66,7 +72,7 @@ def verify(
     with reporting(verbose=verbose, quiet=quiet):
         verdicts = verify_on(
             bundle, devices, runtime=runtime, timeout_s=timeout_s, latency_s=latency_s, sustained_s=sustained_s,
-            threads=threads,
+            threads=threads, instructions=instructions, max_instructions=max_instructions,
         )  # fmt: skip
     if junit_to is not None:
         write_junit(junit_to, str(bundle), verdicts)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NO_LATENCY = "an emulator's milliseconds are no latency"
+NO_COUNT = "instructions are counted on qemu:pi3, qemu:pi4 and qemu:pi5"
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,34 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Instructions:
+    """Guest instructions of one inference in all, and of each kind of operator; these are no cycles.
+
+    ``operators`` and ``rest`` make up ``total``. An operator's are those that it takes as a model of its own, so that
+    ``rest`` has the call itself, and is less than 0 where operators share what each of them does when it is alone.
+    ``rest`` is ``None`` if only the total was counted.
+    """
+
+    total: int
+    operators: Mapping[str, int]
+    rest: int | None
+
+
+@dataclass(frozen=True)
 class Cost:
-    """What was measured; ``peak_memory_of`` says what the peak is of, and ``not_measured`` why there is no latency."""
+    """What was measured or counted.
+
+    ``peak_memory_of`` says what the peak is of, ``not_measured`` and ``not_counted`` why something that was asked for
+    is not there.
+    """
 
     latency_ms: Latency | None = None
     peak_memory_bytes: int | None = None
     peak_memory_of: str | None = None
     sustained: tuple[Window, ...] = ()
     not_measured: str | None = None
+    instructions: Instructions | None = None
+    not_counted: str | None = None
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> Cost:

@@ -45,7 +45,8 @@ class RunRequest:
     """How a bundle is run.
 
     ``runtime`` left out is the first that the device has. ``latency_s`` and ``sustained_s`` are how long inferences are
-    measured, on top of ``timeout_s``; ``None`` is not at all.
+    measured, on top of ``timeout_s``; ``None`` is not at all. ``instructions`` asks for a count of each operator's, and
+    ``max_instructions`` is a limit for the whole inference.
     """
 
     runtime: str | None = None
@@ -53,6 +54,8 @@ class RunRequest:
     timeout_s: float = DEFAULT_TIMEOUT_S
     latency_s: float | None = None
     sustained_s: float | None = None
+    instructions: bool = False
+    max_instructions: int | None = None
 
     @property
     def measures(self) -> bool:

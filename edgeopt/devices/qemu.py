@@ -250,6 +250,21 @@ class QemuDevice:
         self._emulation = emulation
         self.name = f"qemu:{board}"
 
+    @property
+    def board(self) -> str:
+        """The board's key, such as ``pi4``."""
+        return self._key
+
+    @property
+    def folder(self) -> Path:
+        """Where the emulator lies."""
+        return self._emulation.folder
+
+    @property
+    def qemu(self) -> str:
+        """The emulator's version."""
+        return self._emulation.qemu
+
     @classmethod
     def named(cls, board: str) -> QemuDevice:
         """Return the device of a board's name.
@@ -281,9 +296,7 @@ class QemuDevice:
 
     def run(self, bundle: Path, request: RunRequest) -> str:
         """Run the bundle where it lies; only its report is written, to a temporary folder."""
-        runtime = request.runtime or next(iter(self._emulation.runtimes))
-        if runtime not in self._emulation.runtimes:
-            raise DeviceError(f"{self.name} has no {runtime}, it has {', '.join(self._emulation.runtimes)}")
+        runtime = self.runtime(request)
         with tempfile.TemporaryDirectory(prefix="edgeopt.") as work:
             report = Path(work) / "report.json"
             script = str(bundle.resolve() / "run_parity.py")
@@ -292,8 +305,25 @@ class QemuDevice:
                 raise DeviceError(f"{self.name}: the bundle's test ended without a report: {finished.last_words()}")
             return report.read_text(encoding="utf-8", errors="replace")
 
+    def runtime(self, request: RunRequest) -> str:
+        """Return the runtime that a request means.
+
+        Raises:
+            DeviceError: this device does not have it.
+        """
+        runtime = request.runtime or next(iter(self._emulation.runtimes))
+        if runtime not in self._emulation.runtimes:
+            raise DeviceError(f"{self.name} has no {runtime}, it has {', '.join(self._emulation.runtimes)}")
+        return runtime
+
     def python(
-        self, runtime: str, arguments: Sequence[str], timeout_s: float, *, writes_bytecode: bool = False
+        self,
+        runtime: str,
+        arguments: Sequence[str],
+        timeout_s: float,
+        *,
+        writes_bytecode: bool = False,
+        qemu_options: Sequence[str] = (),
     ) -> Finished:
         """Run the emulated Python with a runtime's folder on its path, and nothing of this process's environment."""
         root = self._emulation.folder
@@ -301,10 +331,11 @@ class QemuDevice:
         environment = {
             "LC_ALL": "C.UTF-8",
             "PATH": os.environ.get("PATH", ""),
+            "PYTHONHASHSEED": "0",
             "PYTHONPATH": str(root / "site" / runtime),
             **({} if writes_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"}),
         }
-        command = [*self._emulation.qemu_command(self._key), program, *arguments]
+        command = [*self._emulation.qemu_command(self._key), *qemu_options, program, *arguments]
         return run_limited(command, what=self.name, timeout_s=timeout_s, environment=environment)
 
     def _look(self, runtime: str) -> dict[str, Any]:
