@@ -15,6 +15,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from edgeopt.tflite.half import halve_constants
 from edgeopt.tflite.layout import to_channels_last
 from edgeopt.tflite.normal_form import to_normal_form
 from edgeopt.tflite.refusals import refuse
@@ -47,6 +48,8 @@ def lower(
         to_channels_last(normal, input_layouts or {}, output_layouts or {})
         program, refusals = translate(normal.graph, integer_io=integer_io)
         refuse(refusals, model.graph.opset_imports[""])
+        if any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.initializers.values()):
+            halve_constants(program)
         return write(program)
 
 

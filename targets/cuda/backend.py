@@ -1,4 +1,4 @@
-"""cuda: the symmetric QDQ graph as it is, after every published rule of TensorRT was checked on it."""
+"""cuda: the symmetric QDQ graph as it is, or the one in float16, after TensorRT's published rules were checked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgeopt.inspection import Border, Inspection
 from edgeopt.quantize.audit import audit_explicit
 from edgeopt.target import LoweringRequest
 
+from .half import in_half_precision, is_half
 from .profile import batch_profiles
 from .rules import violations
 from .support_rules import oldest_tensorrt
@@ -34,10 +35,12 @@ def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: P
             "TensorRT would refuse this graph or run it in float",
             refusals=[Refusal(item.where, f"rule {item.number}", f"{item.fact}; {item.remedy}") for item in broken],
         )
-    path = out_dir / "model.onnx"
-    onnx.save(model, str(path))
-    script = out_dir / "build_engine.sh"
+    path, script = out_dir / "model.onnx", out_dir / "build_engine.sh"
     shutil.copy(Path(__file__).with_name("build_engine.sh"), script)
+    if is_half(model):
+        model = in_half_precision(model)
+        script.write_text(script.read_text(encoding="utf-8").replace("\nprecision=int8", "\nprecision=fp16"), "utf-8")
+    onnx.save(model, str(path))
     extra = [script]
     if profiles:
         shapes = out_dir / "engine_shapes.txt"
@@ -61,7 +64,7 @@ On a machine with TensorRT ({f"{release} or newer" if release else "a release th
 
     ./build_engine.sh
 
-builds the engine, lists which layers run on int8, and runs it once. By hand:
+builds the engine, lists which layers run in the graph's precision, and runs it once. By hand:
 
     {command}
 """

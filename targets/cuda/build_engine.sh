@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build a TensorRT engine from this bundle, show what of it runs on int8, and run it once.
+# Build a TensorRT engine from this bundle, show what of it runs in the bundle's precision, and run it once.
 #
 # Usage: build_engine.sh [--trtexec PATH] [--out DIR]
 #
@@ -7,7 +7,7 @@
 #   --out DIR        where engine, layer list and logs go (default: tensorrt, in the current directory)
 #
 # Exit codes: 0 built and run; 2 wrong usage; 3 no trtexec; 4 the bundle lacks its model; 5 the engine was not built;
-# 6 the engine does not run; 7 no layer runs on int8.
+# 6 the engine does not run; 7 no layer runs in the bundle's precision.
 
 set -eu
 
@@ -16,6 +16,7 @@ model=$bundle/model.onnx
 shapes=$bundle/engine_shapes.txt
 trtexec=
 out=tensorrt
+precision=int8 # or fp16: what the graph was made for
 
 fail() {
     code=$1
@@ -78,13 +79,13 @@ engine=$out/model.engine
 layer_file=$out/layers.json
 rm -f -- "$engine" "$layer_file"
 
-# The graph says which layer is int8. TensorRT 11 takes nothing else into account, TensorRT 10 if it is told so, and
-# TensorRT 8 wants int8 to be allowed.
+# The graph says what each layer computes in. TensorRT 11 takes nothing else into account, TensorRT 10 if it is told so,
+# and TensorRT 8 wants the precision to be allowed.
 set -- "--onnx=$model" "--saveEngine=$engine" --profilingVerbosity=detailed
 if knows --stronglyTyped; then
     set -- "$@" --stronglyTyped
-elif knows --int8; then
-    set -- "$@" --int8
+elif knows "--$precision"; then
+    set -- "$@" "--$precision"
 fi
 if knows --skipInference; then
     set -- "$@" --skipInference
@@ -118,7 +119,10 @@ fi
 [ -s "$layer_file" ] || fail 6 "trtexec wrote no layer list; the whole log is $out/run.log"
 
 total=$(layers "$layer_file" | wc -l)
-int8=$(layers "$layer_file" | grep -c -i \
-    -e '"Format/Datatype" *: *"[^"]*int8' -e '"Type" *: *"int8' -e '"TacticName" *: *"[^"]*i8i8') || :
-printf '%s of %s layers read, write or multiply int8 (layer list: %s)\n' "$int8" "$((total))" "$layer_file"
-[ "$int8" -gt 0 ] || fail 7 "no layer runs on int8: this TensorRT took the network as float"
+case $precision in
+int8) set -- -e '"Format/Datatype" *: *"[^"]*int8' -e '"Type" *: *"int8' -e '"TacticName" *: *"[^"]*i8i8' ;;
+*) set -- -e '"Format/Datatype" *: *"[^"]*\(half\|fp16\)' -e '"TacticName" *: *"[^"]*f16f16' ;;
+esac
+found=$(layers "$layer_file" | grep -c -i "$@") || :
+printf '%s of %s layers read, write or multiply %s (layer list: %s)\n' "$found" "$((total))" "$precision" "$layer_file"
+[ "$found" -gt 0 ] || fail 7 "no layer runs on $precision: this TensorRT took the network as float"

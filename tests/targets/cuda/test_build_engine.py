@@ -165,7 +165,20 @@ def test_build_engine_lists_its_exit_codes_when_asked_for_help(bundle: Path) -> 
     done = build(bundle, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("Build a TensorRT engine")
-    assert "7 no layer runs on int8" in done.stdout
+    assert "7 no layer runs in the bundle's precision" in done.stdout
+
+
+@pytest.mark.parametrize(("layers", "code"), [(FLOAT, 0), (INT8, 7)])
+def test_build_engine_looks_for_half_precision_when_the_graph_is_float16(
+    bundle: Path, layers: list[dict[str, object]], code: int
+) -> None:
+    script = bundle / "build_engine.sh"
+    script.write_text(script.read_text().replace("\nprecision=int8", "\nprecision=fp16"))  # as the backend writes it
+    done = build(bundle, "--trtexec", stand_in(bundle.parent, FLAGS["10"], layers))
+    assert done.returncode == code
+    assert (
+        "1 of 2 layers read, write or multiply fp16" if code == 0 else "no layer runs on fp16"
+    ) in done.stdout + done.stderr
 
 
 def test_build_engine_is_clean_when_shellcheck_reads_it(bundle: Path) -> None:
