@@ -2,6 +2,9 @@
 
 ``firmware/`` has C sources and a Make fragment, ``cmake/`` a CMake package. The model is taken in by the assembler, so
 that five megabytes need no twenty of C text, and a file of another size does not assemble.
+
+``runner/`` is ``run_parity.py`` in C, for devices without Python. It travels as source, 90 kB or 20 in a packed bundle,
+because who builds the firmware has the compiler for it, and because the bundle's hashes and signature then cover it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from edgeopt.bundle.golden import Golden
 from edgeopt.bundle.manifest import Manifest
 
 _TEMPLATES = Path(__file__).with_name("c")
+_RUNNER = Path(__file__).with_name("runner")
 _ALIGNMENT = 16
 # Golden vectors travel in flash: as many whole samples as fit, and at least one.
 _MOST_GOLDEN_BYTES = 256 * 1024
@@ -49,6 +53,13 @@ def write_firmware(folder: Path, model: Manifest, golden: Golden) -> None:
     ):
         text = (_TEMPLATES / template).read_text(encoding="utf-8")
         place.write_text(re.sub(r"@(\w+)@", lambda found: words[found[1]], text), encoding="utf-8")
+
+
+def write_runner(folder: Path) -> None:
+    """Write ``runner/`` into a bundle for LiteRT."""
+    (folder / "runner").mkdir()
+    for source in sorted(_RUNNER.iterdir()):
+        shutil.copyfile(source, folder / "runner" / source.name)
 
 
 def c_identifier(name: str) -> str:

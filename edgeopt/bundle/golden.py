@@ -23,8 +23,11 @@ def first_samples(golden: Mapping[str, NDArray[np.generic]], count: int) -> Gold
 
 
 def save_golden(golden: Golden, path: Path) -> None:
-    """Write golden vectors; the same arrays give the same bytes, because NumPy dates every entry 1980-01-01."""
-    np.savez_compressed(path, **{name: golden[name] for name in sorted(golden)})  # type: ignore[arg-type]
+    """Write golden vectors; the same arrays give the same bytes, because NumPy dates every entry 1980-01-01.
+
+    They are stored, not compressed, so that the C runner needs no decompressor; photos would not shrink by much.
+    """
+    np.savez(path, **{name: golden[name] for name in sorted(golden)})  # type: ignore[arg-type]
 
 
 def load_golden(path: Path) -> Golden:

@@ -9,7 +9,7 @@ from typing import Any
 from edgeopt import latency, parity
 from edgeopt.artifacts import LoweredModel, canonical_json
 from edgeopt.atomic import replace_folder
-from edgeopt.bundle.firmware import write_firmware
+from edgeopt.bundle.firmware import write_firmware, write_runner
 from edgeopt.bundle.golden import load_golden
 from edgeopt.bundle.manifest import Manifest, complete_manifest
 from edgeopt.bundle.readme import bundle_readme
@@ -27,6 +27,7 @@ def write_bundle(
     dataset: dict[str, object],
     history: dict[str, object],
     verdict: dict[str, object] | None,
+    accuracy: dict[str, object] | None,
 ) -> Manifest:
     """Write a bundle to ``destination`` and return its manifest.
 
@@ -47,9 +48,11 @@ def write_bundle(
         shutil.copyfile(latency.__file__, work / "run_latency.py")
         if spec.model_format == "tflite":
             write_firmware(work, model, load_golden(golden))
+        if spec.runtime_package == "ai-edge-litert":
+            write_runner(work)
         manifest = _describe(
             work, model, recipe=recipe, dataset=dataset, history=history, parity=verdict,
-            runtime_package=spec.runtime_package,
+            accuracy=accuracy, runtime_package=spec.runtime_package,
         )  # fmt: skip
         if not _is_same(destination, manifest):
             replace_folder(work, destination)
