@@ -188,7 +188,7 @@ class ExportSettings:
             raise RecipeError("num_samples must be at least 1 and max_relative_error in (0, 1)")
 
 
-Precision = Literal["int8", "int16", "float"]
+Precision = Literal["int8", "int16", "dynamic", "float"]
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,9 @@ class QuantizeSettings:
     """What operators compute in; the scheme itself (symmetric or not) is a fact of the target.
 
     ``precision`` holds for all operators that the scheme knows, ``nodes`` for single ones by their name in the float
-    graph. ``int16`` are activations of 16 bits with weights of 8. An operator that moves values without changing them
-    follows the one before it, unless it is named.
+    graph. ``int16`` are activations of 16 bits with weights of 8. ``dynamic`` are int8 weights with activations of 8
+    bits whose scale each inference finds, row by row: products and convolutions have it, what else there is stays
+    float. An operator that moves values without changing them follows the one before it, unless it is named.
     """
 
     precision: Precision = "int8"

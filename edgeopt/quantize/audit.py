@@ -20,7 +20,7 @@ _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "Gather", "MaxPool",
           "Pad", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "ReduceMax", "ReduceMin",
           "Resize", "Clip")  # fmt: skip
-_MULTIPLIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_MULTIPLIERS = ("Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger")
 
 # ONNX Runtime renames a node it rewrites: node_Conv_1 becomes node_Conv_1_token_7.
 _RENAMED = re.compile(r"(_token_\d+|_nchwc)+$")
@@ -94,7 +94,7 @@ def _integer_tensors(model: onnx.ModelProto) -> set[str]:
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     weight, output = shapes[node.input[1]], shapes[node.output[0]]
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "ConvInteger"):
         return math.prod(output) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":
         return math.prod(shapes.get(node.input[0], output)) * math.prod(weight[1:])

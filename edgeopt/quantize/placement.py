@@ -23,6 +23,7 @@ from edgeopt.affine import QuantParams, symmetric_int16
 from edgeopt.artifacts import Ranges, TensorRange
 from edgeopt.errors import QuantizationError, did_you_mean
 from edgeopt.quantize.agreement import agreeing_params
+from edgeopt.quantize.dynamic import has_dynamic_kernel
 from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
 
@@ -36,20 +37,23 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class QuantizedNode:
-    """A node that runs on integers: the activations it reads, and what it writes (past an absorbed activation)."""
+    """A node that runs on integers: the activations it reads, and what it writes (past an absorbed activation).
+
+    A dynamic one neither reads nor writes a tensor whose scale the graph knows.
+    """
 
     node: ir.Node
     family: Family
     reads: tuple[ir.Value, ...]
     writes: tuple[ir.Value, ...]
-    precision: Bits = "int8"
+    precision: Bits | Literal["dynamic"] = "int8"
 
 
 def quantized_nodes(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings) -> list[QuantizedNode]:
     """Return the nodes that the scheme runs on integers, in graph order.
 
     Raises:
-        QuantizationError: if ``nodes`` names a node that is not there.
+        QuantizationError: if ``nodes`` names a node that is not there, or makes one dynamic that has no such kernel.
     """
     names = [str(node.name) for node in graph]
     for name in settings.nodes:
@@ -65,7 +69,9 @@ def quantized_nodes(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings)
         precision = settings.nodes.get(str(node.name), settings.precision)
         if placement.family is Family.KEEPING and node.name not in settings.nodes and node.inputs[0] in written:
             precision = written[node.inputs[0]]
-        if precision == "float":
+        if precision == "dynamic":
+            found += _dynamic_node(node, placement.family, named=node.name in settings.nodes)
+        if precision != "int8" and precision != "int16":
             continue
         activation = _activation_after(node)
         absorbs = placement.family in (Family.WEIGHTED, Family.RESCALING)
@@ -80,6 +86,17 @@ def quantized_nodes(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings)
         found.append(QuantizedNode(node, placement.family, reads, writes, precision))
         written.update(dict.fromkeys(writes, precision))
     return found
+
+
+def _dynamic_node(node: ir.Node, family: Family, *, named: bool) -> list[QuantizedNode]:
+    if family is Family.WEIGHTED and has_dynamic_kernel(node):
+        return [QuantizedNode(node, family, (), (), "dynamic")]
+    if named:
+        raise QuantizationError(
+            f"quantize.nodes: {node.op_type} {node.name!r} has no dynamic kernel",
+            hint="products with a constant matrix and convolutions of one group and batch 1 have it",
+        )
+    return []
 
 
 def quantized_tensors(graph: ir.Graph, scheme: Scheme, settings: QuantizeSettings) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from onnxscript.version_converter import convert_version
 from edgeopt.affine import INT8_MAX, MIN_SCALE, QuantParams, per_channel_weight_scales, quantize_int8, quantize_to
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges
 from edgeopt.errors import QuantizationError
+from edgeopt.quantize.dynamic import OLDEST_OPSET, quantize_dynamically
 from edgeopt.quantize.placement import BITS, Bits, Params, QuantizedNode, activation_params, quantized_nodes
 from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
@@ -32,6 +33,8 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
     """
     model = ir.load(source.path)
     graph = model.graph
+    if "dynamic" in (settings.precision, *settings.nodes.values()) and graph.opset_imports[""] < OLDEST_OPSET:
+        convert_version(model, OLDEST_OPSET)
     canonical_gemms(graph)
     nodes = quantized_nodes(graph, scheme, settings)
     if not any(item.family is Family.WEIGHTED for item in nodes):
@@ -42,7 +45,11 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
     params = activation_params(nodes, ranges, scheme)
     writer = _QdqWriter(graph, params, scheme)
     for item in nodes:
-        writer.quantize_node(item)
+        if item.precision == "dynamic":
+            writer.quantize_weights(item.node, None)
+            quantize_dynamically(model, item.node)
+        else:
+            writer.quantize_node(item, item.precision)
     _drop_unused_initializers(graph)  # the float weights
     if any(item.precision == "int16" for item in nodes) and graph.opset_imports[""] < _INT16_OPSET:
         convert_version(model, _INT16_OPSET)
@@ -65,18 +72,18 @@ class _QdqWriter:
         self._written: dict[ir.Value, ir.Value] = {}  # what an integer operator wrote, dequantized
         self._source: dict[ir.Value, ir.Value] = {}  # the float graph's tensor behind a pair
 
-    def quantize_node(self, item: QuantizedNode) -> None:
+    def quantize_node(self, item: QuantizedNode, bits: Bits) -> None:
         """Route one node's activations through Q/DQ and quantize its constants."""
         node = item.node
         for index, value in enumerate(node.inputs):
             source = None if value is None else self._source.get(value, value)
             if source is not None and any(source is read for read in item.reads):
-                node.replace_input_with(index, self._read(node, source, item.precision))
+                node.replace_input_with(index, self._read(node, source, bits))
         if item.family is Family.WEIGHTED:
-            self._quantize_weights(node, self._params[item.precision][item.reads[0]])
+            self.quantize_weights(node, self._params[bits][item.reads[0]])
         if self._scheme.outputs:
             for value in item.writes:
-                self._written[value] = self._pair(value, item.precision)
+                self._written[value] = self._pair(value, bits)
 
     def _read(self, node: ir.Node, value: ir.Value, bits: Bits) -> ir.Value:
         return self._pair(value, bits) if value.const_value is None else self._constant(node, value, bits)
@@ -128,20 +135,21 @@ class _QdqWriter:
         zero_point = np.dtype(bits).type(params.zero_point)
         return self._stored(node, str(value.name), integers, np.float32(params.scale), zero_point)
 
-    def _quantize_weights(self, node: ir.Node, activation: QuantParams) -> None:
+    def quantize_weights(self, node: ir.Node, activation: QuantParams | None) -> None:
+        """Quantize a node's weights, and its bias if kernels add it to products with a scale that is known."""
         weight_value = _given(node, 1)
         axis = self._scheme.weight_axes.get(node.op_type)
         weight = _array(weight_value)
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         bias = None if bias_value is None else _array(bias_value)
         scales = _per_tensor_scale(weight) if axis is None else per_channel_weight_scales(weight, axis)
-        if bias is not None and self._scheme.integer_bias:
+        if bias is not None and activation is not None and self._scheme.integer_bias:
             scales = _wide_enough_for_bias(scales, bias, activation.scale)
         integers = quantize_int8(weight, _along(scales, axis, weight.ndim), low=-INT8_MAX)
         zeros = np.zeros(scales.shape, np.int8)
         name = str(weight_value.name)
         node.replace_input_with(1, self._stored(node, name, integers, scales, zeros, axis))
-        if bias is not None and bias_value is not None and self._scheme.integer_bias:
+        if bias is not None and bias_value is not None and activation is not None and self._scheme.integer_bias:
             # LiteRT and ONNX Runtime add the bias to the accumulator, whose scale is this product.
             # The groups of a ConvTranspose share one list of scales.
             bias_scales = np.resize(np.float32(activation.scale) * scales, bias.shape).astype(np.float32)

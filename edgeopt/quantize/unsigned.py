@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from edgeopt.inspection import Border, TensorFacts
 from edgeopt.quantize.bounds import bounds_as_integers
+from edgeopt.quantize.dynamic import dynamic_as_integers
 from edgeopt.quantize.subpixel import transposed_as_subpixels
 
 _OFFSET = 128
@@ -23,10 +24,12 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def with_unsigned_activations(model: ir.Model) -> ir.Model:
     """Return a copy in which every int8 tensor but the weights is uint8; ``model`` stays as it is.
 
-    What these kernels would do in float is spelled out in integers: transposed convolutions
-    (:mod:`edgeopt.quantize.subpixel`) and activation functions (:mod:`edgeopt.quantize.bounds`).
+    What these kernels would do in float is spelled out in integers: products of activations that are quantized
+    dynamically (:mod:`edgeopt.quantize.dynamic`), transposed convolutions (:mod:`edgeopt.quantize.subpixel`) and
+    activation functions (:mod:`edgeopt.quantize.bounds`).
     """
     copy = model.clone()
+    dynamic_as_integers(copy)
     graph = copy.graph
     transposed_as_subpixels(graph)
     shifted: set[str] = set()

@@ -47,12 +47,13 @@ def quantized(
     scheme: Scheme = ASYMMETRIC,
     float_nodes: tuple[str, ...] = (),
     nodes: Mapping[str, str] | None = None,
+    precision: str = "int8",
 ) -> onnx.ModelProto:
     """Quantize a graph; tensors without a given range have [-1, 1]."""
     described = onnx.load(str(source.path)).graph
     names = [value.name for value in (*described.input, *described.value_info, *described.output)]
     found = {name: TensorRange(*ranges.get(name, (-1.0, 1.0))) for name in names}
-    settings = QuantizeSettings(nodes={**dict.fromkeys(float_nodes, "float"), **(nodes or {})})
+    settings = QuantizeSettings(precision, nodes={**dict.fromkeys(float_nodes, "float"), **(nodes or {})})
     made = quantize(source, Ranges(source.path, found, 1), scheme, settings, source.path.parent)
     model = onnx.load(str(made.path))
     onnx.checker.check_model(model, full_check=True)
