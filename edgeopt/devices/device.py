@@ -140,8 +140,10 @@ def _problem_with(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str
         return "it is of another bundle"
     if names != expected:
         return f"it is on outputs {names}, expected {expected}"
-    if not isinstance(report["num_samples"], int) or report["num_samples"] < 1:
-        return f"it is on {report['num_samples']!r} samples"
+    asked = manifest["recipe"]["calibration"]
+    num_golden = min(asked["num_golden"], asked["num_held_out"])
+    if report["num_samples"] != num_golden:
+        return f"it is on {report['num_samples']!r} samples, and the bundle has {num_golden}"
     if not isinstance(report["passed"], bool) or report["passed"] != (not list(report["failures"])):
         return "its verdict contradicts its failures"
     figures = [output[key] for output in report["outputs"] for key in ("max_steps", "sqnr_db", "cosine")]
