@@ -1,18 +1,15 @@
-"""What the operators that read a tensor make of its quantization: the error that a range causes, one step on.
+"""How far the network's answers move when one tensor alone is quantized: the error that a range causes.
 
-A tensor's own error says little. Behind a convolution, rounding errors of many signs cancel and the few clipped values
-may be all that matters, or be multiplied by nothing. So every operator that reads an observed tensor is computed twice
-in one graph, from the tensor and from its int8 values, and the difference is set against what it computes: noise to
-signal, summed over the readers. Scales are inputs of the graph: one session tries all ranges of all tensors, with one
-inference, of about three times the work, for each way to choose them.
+A tensor's own error says little about it. Rounding errors of many signs cancel in the next convolution, the few values
+that a range clips may be what the answer hangs on, or be multiplied by nothing. So the float graph is run with one
+tensor in int8, and noise is set against signal where the network answers. It takes one inference for each tensor, each
+range that is tried and each of a few samples. A final Softmax or Sigmoid is left out: where it is sure, it hides error.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -23,135 +20,79 @@ from edgeopt.affine import QuantParams
 from edgeopt.artifacts import FloatModel
 from edgeopt.session import OnnxSession
 
-_ABSORBED = ("Relu", "Clip")  # every runtime computes these in the kernel of what they follow
-_FLOAT = onnx.TensorProto.FLOAT
+Arrays = Mapping[str, NDArray[np.generic]]
+
+_SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
+_SCALE, _ZERO_POINT, _INTEGERS, _REAL = "~scale", "~zero_point", "~integers", "~real"
 
 
 class Reactions:
-    """The float graph with every observed tensor quantized for each of its readers alone.
+    """The float graph and what it answers to a few samples, ready to have one tensor after the other quantized.
 
     Args:
         source: the float graph.
-        tensors: which tensors to try; those that nothing reads have no reaction.
+        probes: samples, arrays by input.
     """
 
-    def __init__(self, source: FloatModel, tensors: Iterable[str]) -> None:
-        model = onnx.load(str(source.path), load_external_data=False)
-        doubled = _Doubled(model.graph)
-        for name in tensors:
-            doubled.quantize(name)
-        self.tensors = tuple(doubled.pairs)
-        self._pairs = doubled.pairs
-        self._session = OnnxSession(model.SerializeToString(), external_data_folder=source.path.parent)
+    def __init__(self, source: FloatModel, probes: Iterable[Arrays]) -> None:
+        self._folder = source.path.parent
+        self._model = onnx.load(str(source.path), load_external_data=False)
+        _answer_with_scores(self._model.graph)
+        self._probes = list(probes)
+        session = self._session(self._model)
+        self._expected = [session.run(probe) for probe in self._probes]
+        self._signal = {name: _power(answer[name] for answer in self._expected) for name in session.output_names}
 
-    def errors(
-        self, params: Mapping[str, QuantParams], probes: Iterable[Mapping[str, NDArray[np.generic]]]
-    ) -> dict[str, float]:
-        """Return the noise-to-signal ratio that each tensor's scale causes in its readers, over all probes.
+    def errors(self, tensor: str, candidates: Sequence[QuantParams]) -> list[float]:
+        """Return the noise-to-signal ratio of the answers with each candidate's int8 in the place of ``tensor``.
 
-        Sums are rounded once, so that the order of probes makes no difference.
+        Sums over samples are rounded once, so that their order makes no difference.
         """
-        scales: dict[str, NDArray[np.generic]] = {}
-        for name in self.tensors:
-            scales[_scale(name)] = np.array(params[name].scale, np.float32)
-            scales[_zero_point(name)] = np.array(params[name].zero_point, np.int8)
-        powers: dict[str, list[float]] = defaultdict(list)
-        for probe in probes:
-            for name, value in self._session.run({**probe, **scales}).items():
-                powers[name].append(float(value))
-        return {
-            name: math.fsum(_ratio(math.fsum(powers[noise]), math.fsum(powers[signal])) for noise, signal in pairs)
-            for name, pairs in self._pairs.items()
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        _quantize(model.graph, tensor)
+        session = self._session(model)
+        return [self._error(session, params) for params in candidates]
+
+    def _error(self, session: OnnxSession, params: QuantParams) -> float:
+        given: Arrays = {_SCALE: np.array(params.scale, np.float32), _ZERO_POINT: np.array(params.zero_point, np.int8)}
+        answers = [session.run({**probe, **given}) for probe in self._probes]
+        noise = {
+            name: _power(
+                answer[name].astype(np.float64) - expected[name].astype(np.float64)
+                for answer, expected in zip(answers, self._expected, strict=True)
+            )
+            for name in self._signal
         }
+        return math.fsum(power / (self._signal[name] or 1.0) for name, power in noise.items())
+
+    def _session(self, model: onnx.ModelProto) -> OnnxSession:
+        return OnnxSession(model.SerializeToString(), external_data_folder=self._folder)
 
 
-class _Doubled:
-    """Adds to a graph what it would compute from quantized tensors, and how far that is from what it computes."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._graph = graph
-        self._dtypes = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
-        self._answers = {value.name for value in graph.output}
-        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in graph.node:
-            for name in dict.fromkeys(node.input):
-                self._readers[name].append(node)
-        self._signals: dict[str, str] = {}
-        self.pairs: dict[str, list[tuple[str, str]]] = {}
-        del graph.output[:]
-
-    def quantize(self, tensor: str) -> None:
-        """Add a quantized copy of a tensor and a second computation of everything that reads it."""
-        readers = list(self._readers[tensor])
-        if not readers or tensor in self._answers:
-            return
-        scale, zero_point, stored, real = (f"{tensor}~{part}" for part in ("scale", "zero_point", "int8", "real"))
-        self._graph.input.extend(
-            [
-                helper.make_tensor_value_info(scale, _FLOAT, []),
-                helper.make_tensor_value_info(zero_point, onnx.TensorProto.INT8, []),
-            ]
-        )
-        self._add("QuantizeLinear", [tensor, scale, zero_point], stored)
-        self._add("DequantizeLinear", [stored, scale, zero_point], real)
-        pairs = [
-            (self._power(f"{output}~from~{tensor}", [output, copied]), self._signal(output))
-            for node in readers
-            for output, copied in self._again(node, tensor, real)
-        ]
-        if pairs:
-            self.pairs[tensor] = pairs
-
-    def _again(self, node: onnx.NodeProto, tensor: str, real: str) -> Iterator[tuple[str, str]]:
-        """Compute a node from a quantized input; yield its outputs, past an activation function, and their copies."""
-        copied = self._copy(node, {tensor: real}, tensor)
-        outputs = list(zip(node.output, copied, strict=True))
-        after = self._readers[node.output[0]]
-        if (
-            len(outputs) == 1
-            and len(after) == 1
-            and after[0].op_type in _ABSORBED
-            and after[0].input[0] == node.output[0]
-        ):
-            outputs = list(zip(after[0].output, self._copy(after[0], dict(outputs), tensor), strict=True))
-        yield from ((output, again) for output, again in outputs if self._dtypes.get(output) == _FLOAT)
-
-    def _copy(self, node: onnx.NodeProto, replaced: Mapping[str, str], tensor: str) -> list[str]:
-        again = onnx.NodeProto()
-        again.CopyFrom(node)
-        again.name = f"{node.name}~from~{tensor}"
-        again.input[:] = [replaced.get(name, name) for name in node.input]
-        again.output[:] = [name and f"{name}~again~{tensor}" for name in node.output]
-        self._graph.node.append(again)
-        return list(again.output)
-
-    def _signal(self, output: str) -> str:
-        if output not in self._signals:
-            self._signals[output] = self._power(f"{output}~signal", [output])
-        return self._signals[output]
-
-    def _power(self, name: str, operands: Sequence[str]) -> str:
-        """Add the sum of squares of a tensor, or of the difference of two, as an output."""
-        if len(operands) > 1:
-            self._add("Sub", operands, f"{name}~difference")
-        squared = f"{name}~difference" if len(operands) > 1 else operands[0]
-        self._add("ReduceSumSquare", [squared], f"{name}~power", keepdims=0)
-        self._graph.output.append(helper.make_tensor_value_info(f"{name}~power", _FLOAT, []))
-        return f"{name}~power"
-
-    def _add(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        self._graph.node.append(helper.make_node(op_type, inputs, [output], name=f"{output}~node", **attributes))
+def _answer_with_scores(graph: onnx.GraphProto) -> None:
+    """Replace each output that a Softmax or Sigmoid writes by what that reads."""
+    producers = {name: node for node in graph.node for name in node.output}
+    for output in graph.output:
+        producer = producers.get(output.name)
+        if producer is not None and producer.op_type in _SQUASHING:
+            output.name = producer.input[0]
 
 
-def _scale(tensor: str) -> str:
-    return f"{tensor}~scale"
+def _quantize(graph: onnx.GraphProto, tensor: str) -> None:
+    """Give every reader of ``tensor`` what int8 makes of it; scale and zero point become inputs of the graph."""
+    for node in graph.node:
+        node.input[:] = [_REAL if name == tensor else name for name in node.input]
+    produced_at = next((index for index, node in enumerate(graph.node) if tensor in node.output), -1)
+    nodes = [
+        helper.make_node("QuantizeLinear", [tensor, _SCALE, _ZERO_POINT], [_INTEGERS], name="~quantize"),
+        helper.make_node("DequantizeLinear", [_INTEGERS, _SCALE, _ZERO_POINT], [_REAL], name="~dequantize"),
+    ]
+    for place, node in enumerate(nodes, start=produced_at + 1):
+        graph.node.insert(place, node)
+    for name, dtype in ((_SCALE, onnx.TensorProto.FLOAT), (_ZERO_POINT, onnx.TensorProto.INT8)):
+        graph.input.append(helper.make_tensor_value_info(name, dtype, []))
 
 
-def _zero_point(tensor: str) -> str:
-    return f"{tensor}~zero_point"
-
-
-def _ratio(noise: float, signal: float) -> float:
-    if noise == 0:
-        return 0.0
-    return noise / signal if signal > 0 else math.inf
+def _power(arrays: Iterable[NDArray[np.generic]]) -> float:
+    return math.fsum(float(np.sum(array.astype(np.float64) ** 2)) for array in arrays)

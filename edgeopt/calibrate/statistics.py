@@ -27,7 +27,7 @@ from edgeopt.session import OnnxSession
 from edgeopt.stage import track
 
 # How many samples are kept whole, to try on them what a range costs: those with the smallest digests.
-NUM_PROBES = 16
+NUM_PROBES = 8
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
