@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeopt.inspection import Border
+from edgeopt.inspection import Border, Place
 
 _CHUNK_BYTES = 1 << 20
 
@@ -89,13 +89,15 @@ class QdqModel:
 class LoweredModel:
     """A file that a target's runtime loads, what it takes and gives, and what travels beside it in the bundle.
 
-    ``notes`` is Markdown for the bundle's README: how the receiver uses the model on this target.
+    ``notes`` is Markdown for the bundle's README: how the receiver uses the model on this target. ``tensors`` says where
+    the file holds each value of the QDQ graph.
     """
 
     path: Path
     border: Border
     extra_files: tuple[Path, ...] = ()
     notes: str = ""
+    tensors: Mapping[str, Place] = field(default_factory=dict)
 
 
 def sha256_file(path: Path) -> str:

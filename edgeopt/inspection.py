@@ -25,6 +25,17 @@ class TensorFacts:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a tensor of the network lies in a model file: under which name, and in which order of axes.
+
+    Axis ``i`` of the stored tensor is axis ``order[i]`` of the network's; an empty order is the network's own.
+    """
+
+    name: str
+    order: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Border:
     """What a graph takes and gives, in order."""
 

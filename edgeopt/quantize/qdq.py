@@ -16,6 +16,8 @@ from edgeopt.affine import INT8_MAX, MIN_SCALE, QuantParams, per_channel_weight_
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges
 from edgeopt.errors import QuantizationError
 from edgeopt.quantize.dynamic import OLDEST_OPSET, quantize_dynamically
+from edgeopt.quantize.half import weights_as_half
+from edgeopt.quantize.names import QuantizedNames, write_names
 from edgeopt.quantize.placement import BITS, Bits, Params, QuantizedNode, activation_params, quantized_nodes
 from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
@@ -26,12 +28,28 @@ _INT32_ROOM = 2**30  # a bias may fill half of int32, so that the accumulator ke
 
 
 def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: QuantizeSettings, out_dir: Path) -> QdqModel:
-    """Turn a float graph and its ranges into a QDQ graph under a scheme.
+    """Turn a float graph and its ranges into a QDQ graph under a scheme, or into one with float16 weights.
 
     Raises:
         QuantizationError: if nothing can be quantized, a weight is not finite or a range is missing.
     """
     model = ir.load(source.path)
+    values = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))
+    names = {str(value.name): QuantizedNames(str(value.name), str(value.name)) for value in values}
+    if settings.precision == "float16":
+        weights_as_half(model.graph)
+    else:
+        names |= _to_integers(model, ranges, scheme, settings)
+    path = out_dir / "model.onnx"
+    ir.save(model, path)
+    write_names(names, out_dir)
+    return QdqModel(path, scheme.name)
+
+
+def _to_integers(
+    model: ir.Model, ranges: Ranges, scheme: Scheme, settings: QuantizeSettings
+) -> dict[str, QuantizedNames]:
+    """Put the Q/DQ pairs into a float graph; return what the tensors that got one are called now."""
     graph = model.graph
     if "dynamic" in (settings.precision, *settings.nodes.values()) and graph.opset_imports[""] < OLDEST_OPSET:
         convert_version(model, OLDEST_OPSET)
@@ -42,8 +60,7 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
             "the graph has no convolution or matrix product with constant weights to quantize",
             hint="quantize.nodes leaves none over, or the network is not one that int8 helps",
         )
-    params = activation_params(nodes, ranges, scheme)
-    writer = _QdqWriter(graph, params, scheme)
+    writer = _QdqWriter(graph, activation_params(nodes, ranges, scheme), scheme)
     for item in nodes:
         if item.precision == "dynamic":
             writer.quantize_weights(item.node, None)
@@ -53,9 +70,7 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
     _drop_unused_initializers(graph)  # the float weights
     if any(item.precision == "int16" for item in nodes) and graph.opset_imports[""] < _INT16_OPSET:
         convert_version(model, _INT16_OPSET)
-    path = out_dir / "model.onnx"
-    ir.save(model, path)
-    return QdqModel(path, scheme.name)
+    return writer.names()
 
 
 class _QdqWriter:
@@ -71,6 +86,11 @@ class _QdqWriter:
         self._dequantized: dict[tuple[ir.Value, Bits], ir.Value] = {}
         self._written: dict[ir.Value, ir.Value] = {}  # what an integer operator wrote, dequantized
         self._source: dict[ir.Value, ir.Value] = {}  # the float graph's tensor behind a pair
+        self._first: dict[str, tuple[ir.Value, ir.Value]] = {}  # integers and result of each tensor's first pair
+
+    def names(self) -> dict[str, QuantizedNames]:
+        """Return the record of what the tensors of the float graph became."""
+        return {name: QuantizedNames(str(q.name), str(real.name)) for name, (q, real) in self._first.items()}
 
     def quantize_node(self, item: QuantizedNode, bits: Bits) -> None:
         """Route one node's activations through Q/DQ and quantize its constants."""
@@ -104,6 +124,8 @@ class _QdqWriter:
         dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}.dequantize")
         result = _typed(dequantize.outputs[0], f"{name}.dequantized", ir.DataType.FLOAT, value.shape)
         _typed(quantize.outputs[0], f"{name}.quantized", _DTYPES[bits], value.shape)
+        if is_first:
+            self._first[str(value.name)] = quantize.outputs[0], result
         if is_first and self._scheme.outputs:
             self._replace_everywhere(value, result, quantize)
         self._insert(before, [quantize, dequantize])

@@ -38,8 +38,8 @@ CHANNELS_LAST: Permutation = (0, 2, 3, 1)
 
 def to_channels_last(
     model: ir.Model, input_layouts: Mapping[str, Layout], output_layouts: Mapping[str, Layout]
-) -> None:
-    """Rewrite ``model``, which is in normal form, in place.
+) -> dict[str, Permutation]:
+    """Rewrite ``model``, which is in normal form, in place; return how values are stored that are not as they were.
 
     Args:
         model: the graph; afterwards it is stored channels-last, with the domain ``edgeopt``'s Conv and pools.
@@ -62,6 +62,7 @@ def to_channels_last(
     for index, value in enumerate(model.graph.outputs):
         walk.store_output(index, output_layouts.get(value.name or "", "NCHW"))
     common.RemoveUnusedNodesPass()(model)
+    return walk.orders()
 
 
 def _check_layouts(what: str, values: Sequence[ir.Value], layouts: Mapping[str, Layout]) -> None:
@@ -88,6 +89,10 @@ class LayoutWalk:
     def permutation(self, value: ir.Value) -> Permutation:
         """Return the order in which a value is stored."""
         return self._stored[value][1] if value in self._stored else identity(len(shape_of(value)))
+
+    def orders(self) -> dict[str, Permutation]:
+        """Return the order of each value that is stored under its own name."""
+        return {str(value.name): order for value, (stored, order) in self._stored.items() if stored is value}
 
     def keep(self, node: ir.Node, permutation: Permutation) -> None:
         """Say that the outputs of ``node`` are stored under ``permutation``."""

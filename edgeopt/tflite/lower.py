@@ -15,6 +15,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from edgeopt.inspection import Place
 from edgeopt.tflite.half import halve_constants
 from edgeopt.tflite.layout import to_channels_last
 from edgeopt.tflite.normal_form import to_normal_form
@@ -29,6 +30,7 @@ def lower(
     input_layouts: Mapping[str, Literal["NCHW", "NHWC"]] | None = None,
     output_layouts: Mapping[str, Literal["NCHW", "NHWC"]] | None = None,
     integer_io: bool = True,
+    record: dict[str, Place] | None = None,
 ) -> bytes:
     """Lower an ONNX graph to the bytes of a .tflite file; the same graph gives the same bytes.
 
@@ -38,6 +40,7 @@ def lower(
         input_layouts: how the application hands over inputs with four axes, by name; left out, as in the ONNX graph.
         output_layouts: the same for outputs.
         integer_io: whether quantized inputs and outputs are integers, or floats with QUANTIZE and DEQUANTIZE.
+        record: is filled with where each value of the ONNX graph lies that has a tensor in the file.
 
     Raises:
         ModelError: if the graph contradicts itself.
@@ -45,11 +48,14 @@ def lower(
     """
     with _collector_paused():
         normal = to_normal_form(model)
-        to_channels_last(normal, input_layouts or {}, output_layouts or {})
+        orders = to_channels_last(normal, input_layouts or {}, output_layouts or {})
         program, refusals = translate(normal.graph, integer_io=integer_io)
         refuse(refusals, model.graph.opset_imports[""])
         if any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.initializers.values()):
             halve_constants(program)
+        if record is not None:
+            alive = {tensor for operator in program.operators for tensor in (*operator.inputs, *operator.outputs)}
+            record |= {n: Place(t.name, orders.get(n, ())) for n, t in program.names.items() if t in alive}
         return write(program)
 
 

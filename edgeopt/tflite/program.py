@@ -95,8 +95,12 @@ class Operator:
 
 @dataclass
 class Program:
-    """Operators in execution order, and the graph's inputs and outputs under the names that the application uses."""
+    """Operators in execution order, and the graph's inputs and outputs under the names that the application uses.
+
+    ``names`` is the record of which tensor each value of the ONNX graph became.
+    """
 
     inputs: list[tuple[str, Tensor]] = field(default_factory=list)
     outputs: list[tuple[str, Tensor]] = field(default_factory=list)
     operators: list[Operator] = field(default_factory=list)
+    names: dict[str, Tensor] = field(default_factory=dict)

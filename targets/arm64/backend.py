@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgeopt.artifacts import LoweredModel, QdqModel
-from edgeopt.inspection import Border, Inspection, TensorFacts
+from edgeopt.inspection import Border, Inspection, Place, TensorFacts
 from edgeopt.target import LoweringRequest
 from edgeopt.tflite.inspect import inspect_tflite
 from edgeopt.tflite.lower import lower as lower_to_tflite
@@ -16,12 +16,17 @@ from edgeopt.tflite.lower import lower as lower_to_tflite
 def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
     """Write the TFLite file; refuse what it cannot express exactly."""
     path = out_dir / "model.tflite"
+    tensors: dict[str, Place] = {}
     content = lower_to_tflite(
-        ir.load(source.path), input_layouts=request.input_layouts, output_layouts=request.output_layouts
+        ir.load(source.path),
+        input_layouts=request.input_layouts,
+        output_layouts=request.output_layouts,
+        record=tensors,
     )
     path.write_bytes(content)
     written = inspect_tflite(path).border
-    return LoweredModel(path, Border(_ours(written.inputs, border, request), _ours(written.outputs, border, request)))
+    ours = Border(_ours(written.inputs, border, request), _ours(written.outputs, border, request))
+    return LoweredModel(path, ours, tensors=tensors)
 
 
 def inspect(model: Path) -> Inspection:

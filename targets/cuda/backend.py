@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from edgeopt.artifacts import LoweredModel, QdqModel, TensorInfo
 from edgeopt.errors import LoweringError, Refusal
 from edgeopt.inspection import Border, Inspection
 from edgeopt.quantize.audit import audit_explicit
+from edgeopt.quantize.names import own_places
 from edgeopt.target import LoweringRequest
 
 from .half import in_half_precision, is_half
@@ -46,9 +48,8 @@ def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: P
         shapes = out_dir / "engine_shapes.txt"
         shapes.write_text("\n".join(shape_flags(profiles)) + "\n", encoding="utf-8")
         extra.append(shapes)
-    return LoweredModel(
-        path, border, tuple(extra), _notes(model, trtexec_command("model.onnx", "model.engine", profiles))
-    )
+    notes = _notes(model, trtexec_command("model.onnx", "model.engine", profiles))
+    return LoweredModel(path, border, tuple(extra), notes, own_places(ir.from_proto(model)))
 
 
 def inspect(model: Path) -> Inspection:

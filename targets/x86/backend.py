@@ -9,6 +9,7 @@ import onnx_ir as ir
 from edgeopt.artifacts import LoweredModel, QdqModel
 from edgeopt.inspection import Border, Inspection
 from edgeopt.quantize.audit import audit_onnxruntime
+from edgeopt.quantize.names import own_places
 from edgeopt.quantize.unsigned import unsigned_border, with_unsigned_activations
 from edgeopt.target import LoweringRequest
 
@@ -18,7 +19,7 @@ def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: P
     model = with_unsigned_activations(ir.load(source.path))
     path = out_dir / "model.onnx"
     ir.save(model, path)
-    return LoweredModel(path, unsigned_border(border))
+    return LoweredModel(path, unsigned_border(border), tensors=own_places(model))
 
 
 def inspect(model: Path) -> Inspection:
