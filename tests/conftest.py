@@ -9,6 +9,8 @@ import pytest
 from tiny_project import write_project
 
 from edgeopt.atomic import locked
+from edgeopt.devices.board_image import BoardImage
+from edgeopt.devices.board_image import set_up as set_up_boards
 from edgeopt.devices.debian import PrivateApt
 from edgeopt.devices.qemu import Emulation, set_up
 
@@ -60,3 +62,9 @@ def unpacked(device_cache: Path) -> Callable[[str], Path]:
         return root
 
     return unpack
+
+
+@pytest.fixture(scope="session")
+def boards(emulation: Emulation) -> BoardImage:
+    """What emulated boards are started from, set up as `edgeopt device setup board` does it."""
+    return set_up_boards()

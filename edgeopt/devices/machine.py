@@ -27,8 +27,9 @@ _INIT = Path(__file__).with_name("board_init.sh")
 _BOOT_S = 120.0
 _TRIES = 3  # somebody else may take the port before qemu does
 _LOOK_EVERY_S = 0.05
-_READY = re.compile(r"^board: ready (?P<key>ssh-\S+ \S+)", re.MULTILINE)
-_HOPELESS = re.compile(r"Kernel panic - .*|^board: (?!ready).*", re.MULTILINE)
+# Whole lines only: the console may be read while one is being written.
+_READY = re.compile(r"^board: ready (?P<key>ssh-\S+ \S+).*\n", re.MULTILINE)
+_HOPELESS = re.compile(r"(?:Kernel panic - .*|^board: (?!ready).*)\n", re.MULTILINE)
 _PORT_TAKEN = "Could not set up host forwarding rule"
 
 

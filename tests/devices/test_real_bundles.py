@@ -6,6 +6,7 @@ import pytest
 from tiny_project import edgeopt_run
 
 from edgeopt import verify
+from edgeopt.devices.board_image import BoardImage
 from edgeopt.devices.qemu import BOARDS, Emulation
 
 # Few samples: an emulated inference of an ImageNet network takes a second.
@@ -39,12 +40,12 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_every_board_answers_bit_for_bit_as_this_machine_when_litert_runs_there(
-    bundle: Path, emulation: Emulation
+    bundle: Path, boards: BoardImage
 ) -> None:
-    for board in BOARDS:
-        report = verify(bundle, device=f"qemu:{board}")
+    for device in (*(f"qemu:{board}" for board in BOARDS), "board:pi4"):
+        report = verify(bundle, device=device)
         assert report.passed, report.failures
-        assert [(output.max_steps, output.equal_fraction) for output in report.outputs] == [(0, 1.0)], board
+        assert [(output.max_steps, output.equal_fraction) for output in report.outputs] == [(0, 1.0)], device
 
 
 def test_old_runtime_answers_as_its_kernels_do_elsewhere_when_it_runs_on_a_board(
