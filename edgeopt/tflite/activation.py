@@ -30,6 +30,4 @@ hard_swish = kernel("HARD_SWISH")  # in float: unary.py says why
 
 def softmax(step: Step) -> Tensor:
     """Lower Softmax; the layout has put its axis last."""
-    options = schema.SoftmaxOptionsT()
-    options.beta = 1.0
-    return step.emitter.emit("SOFTMAX", [step.data], step.output, options)
+    return step.emitter.emit("SOFTMAX", [step.data], step.output, schema.SoftmaxOptionsT(beta=1.0))

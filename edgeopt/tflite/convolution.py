@@ -16,6 +16,7 @@ from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
 from edgeopt.tflite.step import Step
 from edgeopt.tflite.weights import bias_tensor, constant_of, has_packed_weights, weights_tensor
 
+_VERSION_DYNAMIC = 5
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 
 
@@ -53,7 +54,7 @@ def _is_pointwise(step: Step) -> bool:
 def _regular(step: Step, weight: NDArray[Any], version: int | None = None) -> Tensor:
     options = schema.Conv2DOptionsT()
     filters = weights_tensor(step, weight.transpose(0, 2, 3, 1), axis=0)
-    return _emit(step, "CONV_2D", options, filters, version=version)
+    return _emit(step, "CONV_2D", options, filters, version=_VERSION_DYNAMIC if step.is_dynamic else version)
 
 
 def _depthwise(step: Step, weight: NDArray[Any]) -> Tensor:

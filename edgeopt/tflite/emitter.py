@@ -89,8 +89,7 @@ class Emitter:
         operator_version("CAST", wanted.name)
         output = output or self.tensor(f"{source.name}_{wanted.name}", source.shape, wanted)
         version = 3 if np.dtype(np.int8) in (source.dtype, wanted) else None
-        options = schema.CastOptionsT()
-        options.inDataType, options.outDataType = (TENSOR_TYPES[d.name] for d in (source.dtype, wanted))
+        options = schema.CastOptionsT(TENSOR_TYPES[source.dtype.name], TENSOR_TYPES[wanted.name])
         return self.emit("CAST", [source], output, options, version=version)
 
     def reshape(self, source: Tensor, shape: tuple[int, ...], output: Tensor | None = None) -> Tensor:
@@ -99,11 +98,9 @@ class Emitter:
         if root.shape == shape and (output is None or root is not source):
             return root
         output = output or self.like(source, "reshaped", shape)
-        options = schema.ReshapeOptionsT()
-        options.newShape = np.array(shape, np.int32)
         new_shape = self.constant(f"{output.name}_shape", np.array(shape, np.int32))
         self._before_reshape[output] = root
-        return self.emit("RESHAPE", [root, new_shape], output, options)
+        return self.emit("RESHAPE", [root, new_shape], output, schema.ReshapeOptionsT(new_shape.data))
 
     def rows(self, source: Tensor, length: int) -> Tensor:
         """Return a tensor with the rows of ``source`` for an operator that flattens what is in front of them."""

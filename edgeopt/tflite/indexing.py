@@ -43,9 +43,7 @@ def _positive(step: Step, indices: Tensor, *sizes: int) -> Tensor:
 
 
 def _gather(step: Step, indices: Tensor, axis: int) -> Tensor:
-    options = schema.GatherOptionsT()
-    options.axis = axis
-    return step.emitter.emit("GATHER", [step.data, indices], step.output, options)
+    return step.emitter.emit("GATHER", [step.data, indices], step.output, schema.GatherOptionsT(axis))
 
 
 def take_points(step: Step) -> Tensor:
@@ -86,9 +84,9 @@ def put_points(step: Step) -> Tensor:
 
 def reverse_sequence(step: Step) -> Tensor:
     """Lower ReverseSequence."""
-    options = schema.ReverseSequenceOptionsT()
-    options.seqDim = step.node.attributes.get_int("time_axis", 0)
-    options.batchDim = step.node.attributes.get_int("batch_axis", 1)
+    attributes = step.node.attributes
+    axes = {"seqDim": attributes.get_int("time_axis", 0), "batchDim": attributes.get_int("batch_axis", 1)}
+    options = schema.ReverseSequenceOptionsT(**axes)
     return step.emitter.emit("REVERSE_SEQUENCE", [step.data, step.operand(1)], step.output, options)
 
 

@@ -17,6 +17,7 @@ from edgeopt.errors import ModelError
 from edgeopt.inspection import Border, Inspection, TensorFacts
 
 _INTEGER_DTYPES = frozenset({"int4", "int8", "int16", "int32", "uint8", "int64", "bool"})
+_DYNAMIC = frozenset({"CONV_2D", "FULLY_CONNECTED"})
 _FILE_IDENTIFIER = b"TFL3"
 
 
@@ -46,8 +47,14 @@ class FileOperator:
 
     @property
     def is_integer(self) -> bool:
-        """Whether it computes on integers and on nothing else: no float goes in or comes out."""
-        return all(tensor.dtype in _INTEGER_DTYPES for tensor in (*self.inputs, *self.outputs))
+        """Whether it multiplies and adds integers: no float goes in or comes out, or its kernel is a dynamic one."""
+        return self.is_dynamic or all(tensor.dtype in _INTEGER_DTYPES for tensor in (*self.inputs, *self.outputs))
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether its kernel quantizes float activations itself, and multiplies integers."""
+        stored = [tensor.dtype for tensor in self.inputs[:2]]
+        return self.builtin in _DYNAMIC and stored == ["float32", "int8"]
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,12 @@ def channels_last(node: ir.Node, walk: LayoutWalk) -> None:
     walk.keep(node, _CHANNELS_LAST)
 
 
+def dynamic(node: ir.Node, walk: LayoutWalk) -> None:
+    """Stand right before the operator that quantizes."""
+    readers = {reader.op_type for reader in node.outputs[0].consumers()}
+    (channels_last if "Conv" in readers else as_in_onnx)(node, walk)
+
+
 def resize(node: ir.Node, walk: LayoutWalk) -> None:
     """Become the channels-last Resize, whose sizes are attributes, if only height and width change."""
     source, target = walk.shape(_data(node)), walk.shape(node.outputs[0])
@@ -247,7 +253,7 @@ def _layers_behind(value: ir.Value) -> list[ir.Node] | None:
     for node, index in value.uses():
         if node.op_type == "FullyConnected" and index == 0:
             layers.append(node)
-        elif node.op_type in ("QuantizeLinear", "DequantizeLinear", "Clamp") and index == 0:
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear", "Clamp", "Dynamic") and index == 0:
             behind = _layers_behind(node.outputs[0])
             if behind is None:
                 return None
@@ -303,6 +309,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("", "Transpose"): transpose,
     ("edgeopt", "Clamp"): any_order,
     ("edgeopt", "CumSum"): along_axis,
+    ("edgeopt", "Dynamic"): dynamic,
     ("edgeopt", "FullyConnected"): fully_connected,
     ("edgeopt", "MirrorPad"): pad,
     ("edgeopt", "Pad"): pad,

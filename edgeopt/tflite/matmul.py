@@ -2,7 +2,8 @@
 
 FULLY_CONNECTED takes rows of any number of axes, and with ``keepNumDims`` gives as many, so that no RESHAPE is needed.
 Weights with a scale for each output are written as version 10: runtimes knew them before LiteRT numbered them 12, all
-that know version 10 among them, while older ones would load version 4 and compute with the first scale alone.
+that know version 10 among them, while older ones would load version 4 and compute with the first scale alone. With
+float rows it is version 12: tflite-runtime 2.14 would load 10, and answer wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edgeopt.tflite.weights import bias_tensor, constant_of, has_packed_weights,
 
 _MAX_RANK = 5  # BATCH_MATMUL's
 _VERSION_PER_CHANNEL = _VERSION_PACKED = 10
-_VERSION_PACKED_PER_CHANNEL = 12
+_VERSION_PACKED_PER_CHANNEL = _VERSION_DYNAMIC = 12
 _VERSION_KEEPS_RANK = 5
 
 
@@ -34,7 +35,9 @@ def fully_connected(step: Step) -> Tensor:
     options.fusedActivationFunction = step.activation
     options.keepNumDims = rank > 2 and step.data.dtype != np.int16  # tflite-runtime 2.14 gets int16 wrong
     version = _VERSION_KEEPS_RANK if options.keepNumDims else None
-    if step.is_integer and not weight.per_tensor.is_per_tensor:
+    if step.is_dynamic:
+        options.asymmetricQuantizeInputs, version = True, _VERSION_DYNAMIC
+    elif step.is_integer and not weight.per_tensor.is_per_tensor:
         version = _VERSION_PACKED_PER_CHANNEL if packed else _VERSION_PER_CHANNEL
     elif packed:
         version = _VERSION_PACKED

@@ -17,6 +17,7 @@ Reshape; Gemm, and MatMul with an Add behind it. Here each becomes one operator 
     TakePoints(x) {points}                GatherND, GatherElements, by whole coordinates
     PutPoints(x, u) {points, reduction}   ScatterND, ScatterElements
     CumSum, TopK, OneHot                  as in ONNX, with parameters as attributes
+    Dynamic(x)                            x, to be quantized by the kernel that reads it
 
 Functions of ONNX that have no lowering of their own are replaced by the bodies that ONNX gives them
 (:mod:`edgeopt.tflite.expansion`); normalizations, Einsum and the like by the operators that they are made of.
@@ -65,6 +66,7 @@ def to_normal_form(model: ir.Model) -> ir.Model:
             f"the graph has ONNX opset {opset}, expected {OLDEST_OPSET} or later",
             hint="export it again with a newer opset, or use onnx.version_converter",
         )
+    _mark_dynamic(model.graph)
     name_gelus(model.graph)
     expand_functions(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -86,6 +88,17 @@ def to_normal_form(model: ir.Model) -> ir.Model:
     model.graph.opset_imports[DOMAIN] = 1
     common.RemoveUnusedNodesPass()(model)
     return model
+
+
+def _mark_dynamic(graph: ir.Graph) -> None:
+    """Put a mark in the place of each pair of :mod:`edgeopt.quantize.dynamic`: what it computes, a kernel does."""
+    for node in list(graph):
+        quantize = node.inputs[0].producer() if node.op_type == "Dequantize" and node.inputs[0] is not None else None
+        if quantize is not None:
+            node.domain, node.op_type = DOMAIN, "Dynamic"
+            node.resize_inputs(1)
+            node.replace_input_with(0, quantize.inputs[0])
+            graph.remove(quantize, safe=True)
 
 
 def _infer_missing_shapes(model: ir.Model) -> bool:

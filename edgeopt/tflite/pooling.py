@@ -28,6 +28,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from edgeopt.tflite.clamping import NONE
 from edgeopt.tflite.convolution import SAME, VALID, Padding, padding_of
 from edgeopt.tflite.program import DYNAMIC, Quantization, RefusedError, Tensor
 from edgeopt.tflite.step import Step
@@ -89,18 +90,15 @@ def _counted_average(step: Step, includes_pads: bool) -> Tensor:
     explicit = [(pads[i], max(ends[i] - sizes[i] - pads[i], 0)) for i in range(2)]
     source = emitter.pad(step.data, [(0, 0), *explicit, (0, 0)])
     mean = emitter.like(step.output, "mean")
-    options = schema.Pool2DOptionsT()
-    options.padding = VALID
-    options.filterHeight, options.filterWidth = kernel
-    options.strideH, options.strideW = strides
+    options = _options(step, Padding(VALID))
+    options.fusedActivationFunction = NONE
     emitter.emit("AVERAGE_POOL_2D", [source], mean, options)
     rows, columns = (
         _counted(windows[i], strides[i], kernel[i], (pads[i], pads[i + 2]), sizes[i], includes_pads) for i in range(2)
     )
     factor = (math.prod(kernel) / (rows[:, None] * columns[None, :])).astype(np.float32)[None, :, :, None]
-    options = schema.MulOptionsT()
-    options.fusedActivationFunction = step.activation
-    return emitter.emit("MUL", [mean, emitter.constant(f"{step.output.name}_counts", factor)], step.output, options)
+    counts = emitter.constant(f"{step.output.name}_counts", factor)
+    return emitter.emit("MUL", [mean, counts], step.output, schema.MulOptionsT(step.activation))
 
 
 def _counted(
@@ -137,9 +135,6 @@ def _windows_fit(step: Step) -> bool:
 
 
 def _options(step: Step, padding: Padding) -> Any:
-    options = schema.Pool2DOptionsT()
-    options.padding = padding.code
-    options.filterHeight, options.filterWidth = step.node.attributes.get_ints("kernel_shape")
-    options.strideH, options.strideW = step.node.attributes.get_ints("strides")
-    options.fusedActivationFunction = step.activation
-    return options
+    (rows, columns), (down, across) = (step.node.attributes.get_ints(name) for name in ("kernel_shape", "strides"))
+    size = {"filterHeight": rows, "filterWidth": columns, "strideH": down, "strideW": across}
+    return schema.Pool2DOptionsT(padding.code, fusedActivationFunction=step.activation, **size)

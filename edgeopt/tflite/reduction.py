@@ -15,8 +15,7 @@ def over_axes(builtin: str) -> Lower:
     """Return the lowering of a reduction over the attribute ``axes``."""
 
     def lower(step: Step) -> Tensor:
-        options = schema.ReducerOptionsT()
-        options.keepDims = bool(step.node.attributes.get_int("keepdims"))
+        options = schema.ReducerOptionsT(keepDims=bool(step.node.attributes.get_int("keepdims")))
         axes = np.array(step.node.attributes.get_ints("axes"), np.int32)
         constant = step.emitter.constant(f"{step.output.name}_axes", axes)
         name = _OF_BOOL.get(builtin, builtin) if step.data.dtype == np.bool_ else builtin
@@ -39,8 +38,8 @@ def arg_extreme(builtin: str) -> Lower:
         source = step.data
         if from_behind:
             source = emitter.emit("REVERSE_V2", [source, place], emitter.like(source, "reversed"))
-        options = getattr(schema, "ArgMaxOptionsT" if builtin == "ARG_MAX" else "ArgMinOptionsT")()
-        options.outputType = schema.TensorType.INT64
+        kind = schema.ArgMaxOptionsT if builtin == "ARG_MAX" else schema.ArgMinOptionsT
+        options = kind(schema.TensorType.INT64)
         left = source.shape[:axis] + source.shape[axis + 1 :]
         found = emitter.tensor(f"{step.output.name}_found", left, np.dtype(np.int64))
         emitter.emit(builtin, [source, emitter.constant("axis", np.array(axis, np.int32))], found, options)
@@ -53,8 +52,7 @@ def arg_extreme(builtin: str) -> Lower:
 
 def running_sum(step: Step) -> Tensor:
     """Lower CumSum."""
-    options = schema.CumsumOptionsT()
-    options.exclusive, options.reverse = (bool(step.node.attributes.get_int(n)) for n in ("exclusive", "reverse"))
+    options = schema.CumsumOptionsT(*(bool(step.node.attributes.get_int(n)) for n in ("exclusive", "reverse")))
     axis = step.emitter.constant(f"{step.output.name}_axis", np.array(step.node.attributes.get_int("axis"), np.int32))
     return step.emitter.emit("CUMSUM", [step.data, axis], step.output, options)
 
@@ -79,8 +77,7 @@ def hard_max(step: Step) -> Tensor:
     """Lower Hardmax over the last axis: 1 at the first place of the maximum, 0 elsewhere."""
     emitter, size = step.emitter, step.data.shape[-1]
     rows = step.data.shape[:-1]
-    options = schema.ArgMaxOptionsT()
-    options.outputType = schema.TensorType.INT32
+    options = schema.ArgMaxOptionsT(schema.TensorType.INT32)
     place = emitter.tensor(f"{step.output.name}_place", rows, np.dtype(np.int32))
     emitter.emit("ARG_MAX", [step.data, emitter.constant("axis", np.array(len(rows), np.int32))], place, options)
     if size == DYNAMIC:

@@ -36,9 +36,7 @@ def concat(step: Step) -> Tensor:
     operands = [step.operand(index) for index in range(len(step.inputs))]
     if step.is_integer:
         operands = [step.emitter.requantize(tensor, step.output.per_tensor) for tensor in operands]
-    options = schema.ConcatenationOptionsT()
-    options.axis = step.node.attributes.get_int("axis")
-    options.fusedActivationFunction = step.activation
+    options = schema.ConcatenationOptionsT(step.node.attributes.get_int("axis"), step.activation)
     return step.emitter.emit("CONCATENATION", list(operands), step.output, options)
 
 
@@ -78,8 +76,7 @@ def slices(step: Step) -> Tensor:
         bounds = [step.emitter.constant(f"{name}_{n}", a) for n, a in (("begin", starts), ("size", sizes))]
         version = 5 if rank > 4 else None
         return step.emitter.emit("SLICE", [step.data, *bounds], step.output, schema.SliceOptionsT(), version=version)
-    options = schema.StridedSliceOptionsT()
-    options.endMask = sum(1 << axis for axis in dynamic)
+    options = schema.StridedSliceOptionsT(endMask=sum(1 << axis for axis in dynamic))
     arrays = (("begin", starts), ("end", ends), ("strides", steps))
     bounds = [step.emitter.constant(f"{name}_{n}", array) for n, array in arrays]
     version = 4 if rank > 4 else None
@@ -101,9 +98,7 @@ def resize_linear(step: Step) -> Tensor:
     ties, which is what our quantizer chooses. It takes a fifth more time.
     """
     coordinates = step.node.attributes.get_string("coordinate_transformation_mode")
-    options = schema.ResizeBilinearOptionsT()
-    options.alignCorners = coordinates == "align_corners"
-    options.halfPixelCenters = coordinates.endswith("half_pixel")
+    options = schema.ResizeBilinearOptionsT(coordinates == "align_corners", coordinates.endswith("half_pixel"))
     constant = step.emitter.constant(f"{step.output.name}_size", np.array(step.output.shape[1:3], np.int32))
     version = 3 if options.halfPixelCenters else None
     return step.emitter.emit("RESIZE_BILINEAR", [step.data, constant], step.output, options, version=version)
@@ -112,8 +107,7 @@ def resize_linear(step: Step) -> Tensor:
 def mirror_pad(step: Step) -> Tensor:
     """Lower Pad that reflects at the edge."""
     pads, rank = step.node.attributes.get_ints("pads"), len(step.data.shape)
-    options = schema.MirrorPadOptionsT()
-    options.mode = schema.MirrorPadMode.REFLECT
+    options = schema.MirrorPadOptionsT(schema.MirrorPadMode.REFLECT)
     pairs = np.array([pads[:rank], pads[rank:]], np.int32).T
     constant = step.emitter.constant(f"{step.output.name}_pads", np.ascontiguousarray(pairs))
     return step.emitter.emit("MIRROR_PAD", [step.data, constant], step.output, options)
@@ -121,13 +115,11 @@ def mirror_pad(step: Step) -> Tensor:
 
 def depth_to_space(step: Step) -> Tensor:
     """Lower DepthToSpace, channels-last, in the order DCR."""
-    options = schema.DepthToSpaceOptionsT()
-    options.blockSize = step.node.attributes.get_int("blocksize")
+    options = schema.DepthToSpaceOptionsT(step.node.attributes.get_int("blocksize"))
     return step.emitter.emit("DEPTH_TO_SPACE", [step.data], step.output, options)
 
 
 def space_to_depth(step: Step) -> Tensor:
     """Lower SpaceToDepth, channels-last."""
-    options = schema.SpaceToDepthOptionsT()
-    options.blockSize = step.node.attributes.get_int("blocksize")
+    options = schema.SpaceToDepthOptionsT(step.node.attributes.get_int("blocksize"))
     return step.emitter.emit("SPACE_TO_DEPTH", [step.data], step.output, options)

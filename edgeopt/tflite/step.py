@@ -33,6 +33,11 @@ class Step:
         return self.data.is_integer
 
     @property
+    def is_dynamic(self) -> bool:
+        """Whether the kernel quantizes its float operand itself, row by row, to multiply it by int8 weights."""
+        return not self.is_integer and self.operand(1).is_integer
+
+    @property
     def data(self) -> Tensor:
         """The first operand."""
         return self.operand(0)

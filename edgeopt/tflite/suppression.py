@@ -94,8 +94,7 @@ def _corners(step: Step) -> Tensor:
 
 
 def _joined(step: Step, axis: int, *parts: Tensor) -> Tensor:
-    options = schema.ConcatenationOptionsT()
-    options.axis = axis
+    options = schema.ConcatenationOptionsT(axis)
     sizes = [part.shape[axis] for part in parts]
     shape = list(parts[0].shape)
     shape[axis] = DYNAMIC if DYNAMIC in sizes else sum(sizes)

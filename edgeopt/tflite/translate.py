@@ -86,7 +86,7 @@ class _Translation:
                 self._quantize(node)
             elif node.op_type == "DequantizeLinear":
                 self._check_dequantize(node)
-            else:
+            elif node.op_type != "Dynamic":
                 self._operator(node)
         except (RefusedError, *MISFITS) as error:
             self.refusals.append(Refusal(node.name or "", node.op_type, str(error)))
@@ -166,11 +166,19 @@ class _Translation:
             self._done.add(clamp_node)
         else:
             output_value, code = node.outputs[0], clamping.NONE
-        operands = tuple(None if value is None else self._float(value) for value in node.inputs)
+        operands = self._dynamic_operands(node) or tuple(None if v is None else self._float(v) for v in node.inputs)
         output = self._output(output_value, None)
         extra = tuple(self._output(value, None) for value in node.outputs[1:])
         self._tensors.update(zip(node.outputs[1:], extra, strict=True))
         self._tensors[output_value] = entry.lower(Step(node, operands, output, self.emitter, code, extra))
+
+    def _dynamic_operands(self, node: ir.Node) -> Operands | None:
+        """Return float data and int8 weights, if the kernel is to quantize the data itself."""
+        given = [value for value in node.inputs if value is not None]
+        mark = given[0].producer() if node.op_type in ("Conv", "FullyConnected") else None
+        if mark is None or mark.op_type != "Dynamic" or mark.inputs[0] is None:
+            return None
+        return (self._float(mark.inputs[0]), self._integer(given[1]), *map(self._float, given[2:]))
 
     def _quantize(self, node: ir.Node) -> None:
         output, source = node.outputs[0], node.inputs[0]

@@ -94,7 +94,6 @@ def _one_group(step: Step, source: Tensor, weight: NDArray[Any], bias: Tensor | 
 
 
 def _joined(step: Step, parts: list[Tensor]) -> Tensor:
-    options = schema.ConcatenationOptionsT()
-    options.axis = 3
+    options = schema.ConcatenationOptionsT(axis=3)
     shape = (*parts[0].shape[:3], sum(part.shape[3] for part in parts))
     return step.emitter.emit("CONCATENATION", list(parts), step.emitter.like(parts[0], "joined", shape), options)

@@ -240,8 +240,7 @@ def thresholded_relu(step: Step) -> Tensor:
 
 def leaky_relu(step: Step) -> Tensor:
     """Lower LeakyRelu."""
-    options = schema.LeakyReluOptionsT()
-    options.alpha = step.node.attributes.get_float("alpha", 0.01)
+    options = schema.LeakyReluOptionsT(step.node.attributes.get_float("alpha", 0.01))
     return step.emitter.emit("LEAKY_RELU", [step.data], step.output, options)
 
 
@@ -250,48 +249,37 @@ def gelu(step: Step) -> Tensor:
     form = step.node.attributes.get_string("approximate", "none")
     if form not in ("none", "tanh"):
         raise RefusedError(f"approximate={form!r}, expected 'none' or 'tanh'")
-    options = schema.GeluOptionsT()
-    options.approximate = form == "tanh"
-    return step.emitter.emit("GELU", [step.data], step.output, options)
+    return step.emitter.emit("GELU", [step.data], step.output, schema.GeluOptionsT(form == "tanh"))
 
+
+_NAMED_ALIKE = ("Abs", "BitCast", "Ceil", "Cos", "Exp", "Floor", "Log", "Neg", "Round", "Sign", "Sin", "Sqrt")
 
 UNARY: Mapping[str, Entry] = {
     name: Entry(lower, always if name == "Elu" else never)
     for name, lower in {
-        "Abs": kernel("ABS"),
+        **{name: kernel(name.upper()) for name in _NAMED_ALIKE},
         "Acos": acos,
         "Acosh": acosh,
         "Asin": asin,
         "Asinh": asinh,
         "Atan": atan,
         "Atanh": atanh,
-        "BitCast": kernel("BITCAST"),
         "BitwiseNot": bitwise_not,
-        "Ceil": kernel("CEIL"),
-        "Cos": kernel("COS"),
         "Cosh": cosh,
         "Elu": elu,
         "Erf": erf,
-        "Exp": kernel("EXP"),
-        "Floor": kernel("FLOOR"),
         "Gelu": gelu,
         "HardSigmoid": hard_sigmoid,
         "IsInf": is_inf,
         "IsNaN": is_nan,
         "LeakyRelu": leaky_relu,
-        "Log": kernel("LOG"),
         "Mish": mish,
-        "Neg": kernel("NEG"),
         "Not": kernel("LOGICAL_NOT"),
         "Reciprocal": reciprocal,
-        "Round": kernel("ROUND"),
         "Selu": selu,
-        "Sign": kernel("SIGN"),
-        "Sin": kernel("SIN"),
         "Sinh": sinh,
         "Softplus": softplus,
         "Softsign": softsign,
-        "Sqrt": kernel("SQRT"),
         "Swish": swish,
         "Tan": tan,
         "ThresholdedRelu": thresholded_relu,
