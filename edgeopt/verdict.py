@@ -15,11 +15,12 @@ from typing import Any
 from edgeopt import parity
 from edgeopt.bundle.golden import Golden, load_golden
 from edgeopt.devices.cost import NO_COUNT, NO_LATENCY, Cost
-from edgeopt.devices.device import DEFAULT_TIMEOUT_S, Device, RunRequest, read_report, unfit
+from edgeopt.devices.device import DEFAULT_TIMEOUT_S, Device, RunRequest, read_report
 from edgeopt.devices.local import LOCAL
 from edgeopt.devices.named import open_device
 from edgeopt.devices.qemu import QemuDevice
 from edgeopt.errors import BundleError, DeviceError, MissingDependencyError
+from edgeopt.preflight import reasons_against
 from edgeopt.stage import report_progress, stage
 from edgeopt.target import discover_targets, load_backend
 
@@ -145,7 +146,7 @@ def _verify_on(name: str, folder: Path, manifest: Mapping[str, Any], request: Ru
     """Run the test that travels in the bundle on another device, if the device says that it can."""
     with open_device(name) as device:
         facts = device.facts()
-        if reasons := list(unfit(facts, manifest, request)):
+        if reasons := list(reasons_against(folder, manifest, facts, request)):
             raise DeviceError(f"{device.name} cannot run this bundle: {'; '.join(reasons)}")
         not_measured = NO_LATENCY if facts.is_emulated and request.measures else None
         if not_measured:

@@ -113,10 +113,11 @@ def _set_up_board(force: bool) -> list[str]:
 
 
 def _reasons_against(bundle: Path, facts: DeviceFacts) -> list[str]:
-    from edgeopt.devices.device import RunRequest, unfit
+    from edgeopt.devices.device import RunRequest
+    from edgeopt.preflight import reasons_against
     from edgeopt.verdict import checked_manifest
 
-    return list(unfit(facts, checked_manifest(bundle), RunRequest()))
+    return list(reasons_against(bundle, checked_manifest(bundle), facts, RunRequest()))
 
 
 def _show(facts: DeviceFacts) -> None:

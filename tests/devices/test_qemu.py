@@ -1,15 +1,20 @@
 """Real aarch64 code in emulation: a bundle answers there what it answers here."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
+import flatbuffers
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from edgeopt import verify
 from edgeopt.devices import qemu
 from edgeopt.devices.qemu import BOARDS, Emulation, QemuDevice, set_up
 from edgeopt.errors import DeviceError, MissingDependencyError, UsageError
+from edgeopt.parity import manifest_digest
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -106,3 +111,30 @@ def test_device_is_refused_when_there_is_no_such_board() -> None:
     with pytest.raises(UsageError, match="no emulated board 'pi6'") as caught:
         QemuDevice.named("pi6")
     assert "pi5" in str(caught.value.hint)
+
+
+def test_old_runtime_is_refused_before_the_model_is_loaded_when_it_lacks_an_operator_version(
+    emulation: Emulation, bundle: Path, tmp_path: Path
+) -> None:
+    newer = Path(shutil.copytree(bundle, tmp_path / "newer"))
+    content = (newer / "model.tflite").read_bytes()
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    code = next(c for c in model.operatorCodes if c.builtinCode == schema.BuiltinOperator.FULLY_CONNECTED)
+    code.version = 12
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    sealed(newer, "model.tflite", bytes(builder.Output()))
+    with pytest.raises(DeviceError) as caught:
+        verify(newer, device="qemu:pi4", runtime="tflite-runtime")
+    reason = "its tflite-runtime 2.14.0 is older than 2.17.0, the first release with FULLY_CONNECTED version 12"
+    assert str(caught.value).endswith(f"cannot run this bundle: {reason}")
+    assert verify(newer, device="qemu:pi4").passed  # its LiteRT is newer
+
+
+def sealed(bundle: Path, name: str, content: bytes) -> None:
+    """Write a file of a bundle and its hash."""
+    (bundle / name).write_bytes(content)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    manifest["digest"] = manifest_digest(manifest)
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
