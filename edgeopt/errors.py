@@ -14,7 +14,10 @@
     ├── ParityError            12   the verdict is no: the bundle's answers are outside the limits
     ├── MissingDependencyError 13   a runtime or package that the job needs is not installed
     ├── StorageError           14   the disk: full, read-only, not permitted
-    └── DeviceError            15   a board or emulator: not there, not fit, too slow, or it answers garbage
+    ├── DeviceError            15   a board or emulator: not there, not fit, too slow, or it answers garbage
+    ├── AccuracyError          16   int8 costs more than the recipe allows, and no plan within the budget costs less
+    ├── MetricError            17   a metric: it raises, gives no number, or does not fit the output
+    └── LatencyError           18   a bundle is slower than the float network in the same runtime
 
 A message says *where: what, got X, expected Y*; ``hint`` says how to mend it. Ctrl-C exits with 130 as in every shell.
 """
@@ -143,6 +146,26 @@ class DeviceError(EdgeoptError):
     """A board or an emulator cannot be reached, cannot run the bundle, takes too long or answers garbage."""
 
     exit_code = 15
+
+
+class AccuracyError(EdgeoptError):
+    """No plan within the budget keeps the recipe's accuracy; ``result`` is the whole ``BuildResult``."""
+
+    exit_code = 16
+    result: object = None
+
+
+class MetricError(EdgeoptError):
+    """A metric raises, gives no finite number, or does not fit the network's output."""
+
+    exit_code = 17
+
+
+class LatencyError(EdgeoptError):
+    """A bundle is slower than the float network in the same runtime; ``result`` is the whole ``BuildResult``."""
+
+    exit_code = 18
+    result: object = None
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str | None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.cache import Cache
-from edgeopt.errors import ParityError, UsageError
+from edgeopt.errors import AccuracyError, LatencyError, ParityError, UsageError
+from edgeopt.provenance import metric_files
 from edgeopt.recipe import LoadedRecipe, load_recipe
 from edgeopt.runner import StageRecord, StageRunner
 from edgeopt.shared_stages import SharedStages
@@ -25,6 +26,8 @@ from edgeopt.target import TargetSpec, find_target
 from edgeopt.target_stages import BuiltBundle, TargetStages
 
 DEFAULT_OUT = Path("build")
+
+Refused = ParityError | AccuracyError | LatencyError
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class BuildResult:
                 "size_bytes": bundle.size_bytes,
                 "integer_coverage": bundle.integer_coverage,
                 "parity": None if bundle.report is None else bundle.report.to_json(),
+                "accuracy": None if bundle.accuracy is None else bundle.accuracy.to_json(),
+                "latency": None if bundle.speed is None else asdict(bundle.speed),
             }
             for bundle in self.bundles
         ]
@@ -78,6 +83,8 @@ def build(
     Raises:
         ParityError: a verdict is no. All bundles were written; one that failed lies beside its place as
             ``TARGET.rejected`` and an older bundle in its place is untouched.
+        AccuracyError: the same, for a drop over the recipe's limit that no plan within the budget kept.
+        LatencyError: the same, for a bundle that is slower than the float network.
         EdgeoptError: anything else that stops a build; each class says what.
     """
     if not targets:
@@ -91,20 +98,46 @@ def build(
         runner = StageRunner(Cache(place / ".cache", force))
         shared = SharedStages(loaded, runner)
     bundles = tuple(TargetStages(loaded, shared, spec, place, verify=verify).bundle() for spec in specs)
-    failures = [
-        f"{bundle.target}: {failure}" for bundle in bundles if bundle.report for failure in bundle.report.failures
-    ]
     result = BuildResult(loaded.recipe.name, bundles, tuple(runner.records), _inputs_read(loaded, shared, specs))
-    if failures:
-        kept = ", ".join(str(bundle.path) for bundle in bundles if bundle.report and not bundle.report.passed)
-        error = ParityError("; ".join(failures), hint=f"the evidence lies in {kept}; limits are [parity] in the recipe")
-        error.stage = "verify"
-        error.result = result
-        raise error
+    _refuse(result, loaded.recipe.latency.allow_slower)
     return result
+
+
+def _refuse(result: BuildResult, allow_slower: bool) -> None:
+    """Raise the first kind of verdict that is no, with all bundles of which it is."""
+    kinds: list[tuple[Sequence[tuple[BuiltBundle, tuple[str, ...]]], type[Refused], str, str]] = [
+        (
+            [(item, item.report.failures) for item in result.bundles if item.report and not item.report.passed],
+            ParityError,
+            "verify",
+            "limits are [parity] in the recipe",
+        ),
+        (
+            [(item, item.accuracy.failures) for item in result.bundles if item.accuracy and not item.accuracy.passed],
+            AccuracyError,
+            "accuracy",
+            "raise max_drop or the budget in [accuracy], or lower parity.min_integer_coverage",
+        ),
+        (
+            [(item, (item.speed.summary,)) for item in result.bundles if item.speed and item.speed.slower],
+            LatencyError,
+            "latency",
+            "--allow-slower ships it all the same",
+        ),
+    ]
+    for refused, kind, stage_name, hint in kinds:
+        if refused and not (kind is LatencyError and allow_slower):
+            failures = [f"{bundle.target}: {failure}" for bundle, found in refused for failure in found]
+            kept = ", ".join(str(bundle.path) for bundle, _ in refused)
+            error = kind("; ".join(failures), hint=f"the evidence lies in {kept}; {hint}")
+            error.stage = stage_name
+            error.result = result
+            raise error
 
 
 def _inputs_read(loaded: LoadedRecipe, shared: SharedStages, specs: Sequence[TargetSpec]) -> tuple[Path, ...]:
     """Return every input file, for a depfile."""
     targets = (path for spec in specs for path in spec.files())
-    return tuple(sorted({loaded.source, *shared.model_files, *shared.dataset.files(), *targets}))
+    accuracy = loaded.recipe.accuracy
+    metric = metric_files(accuracy.metric, loaded.folder) if accuracy else ()
+    return tuple(sorted({loaded.source, *shared.model_files, *shared.dataset.files(), *metric, *targets}))

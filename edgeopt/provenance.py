@@ -68,6 +68,15 @@ def model_files(settings: ModelSettings, folder: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
+def metric_files(metric: str, folder: Path) -> tuple[Path, ...]:
+    """Return the files that a recipe's metric is made from: none for one of edgeopt's own.
+
+    Raises:
+        ModelError: if ``file.py:function`` names a file that is not there.
+    """
+    return tuple(_factory_files(metric, folder)) if ":" in metric else ()
+
+
 def python_files(start: Path, root: Path) -> tuple[Path, ...]:
     """Return ``start`` and every Python file below ``root`` that it imports, directly or through others.
 

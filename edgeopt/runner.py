@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from edgeopt.artifacts import canonical_json
 from edgeopt.bundle.manifest import tool_versions
 from edgeopt.cache import Cache, CacheEntry
 from edgeopt.provenance import fingerprint, python_files
-from edgeopt.stage import stage
+from edgeopt.stage import inner_stages, stage
 
 PACKAGE = Path(__file__).parent
 
@@ -39,6 +40,14 @@ class StageRunner:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self.records: list[StageRecord] = []
+
+    @contextmanager
+    def folded(self) -> Iterator[None]:
+        """Run stages inside the block as a part of the one around them, which reports what came of them all."""
+        before = len(self.records)
+        with inner_stages():
+            yield
+        del self.records[before:]
 
     def run(
         self,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from edgeopt.errors import RecipeError
+from edgeopt.errors import RecipeError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class ExportSettings:
             raise RecipeError("num_samples must be at least 1 and max_relative_error in (0, 1)")
 
 
-Precision = Literal["int8", "int16", "dynamic", "float"]
+Precision = Literal["int8", "int16", "dynamic", "float", "float16"]
 
 
 @dataclass(frozen=True)
@@ -199,10 +199,16 @@ class QuantizeSettings:
     graph. ``int16`` are activations of 16 bits with weights of 8. ``dynamic`` are int8 weights with activations of 8
     bits whose scale each inference finds, row by row: products and convolutions have it, what else there is stays
     float. An operator that moves values without changing them follows the one before it, unless it is named.
+    ``float16`` is for the whole network alone.
     """
 
     precision: Precision = "int8"
     nodes: Mapping[str, Precision] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse float16 beside anything else."""
+        if self.nodes and "float16" in (self.precision, *self.nodes.values()):
+            raise RecipeError("'float16' is a precision of the whole network, and goes with no 'nodes'")
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,8 @@ class ParityLimits:
 
     ``max_steps`` left out takes the target's fact: how far its kernels were measured from the quantized reference.
     ``max_built_in_steps`` is the same for runtimes with TFLite's built-in kernels, from what those kernels answered
-    where the bundle was built.
+    where the bundle was built. ``min_integer_coverage``, the least share of multiplications on integers, is 0.95 where
+    nothing is said, and 0 with float16.
     """
 
     max_steps: int | None = None
@@ -219,7 +226,7 @@ class ParityLimits:
     min_sqnr_db: float = 10.0
     min_cosine: float = 0.95
     min_top1_agreement: float = 0.9
-    min_integer_coverage: float = 0.95
+    min_integer_coverage: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that no answer can break or keep."""
@@ -228,10 +235,62 @@ class ParityLimits:
             if steps is not None and not 0 <= steps <= 255:
                 raise RecipeError(f"'{name}' must be in [0, 255], got {steps}")
         for name in ("min_top1_agreement", "min_integer_coverage"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"'{name}' is a share in [0, 1], got {getattr(self, name)}")
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise RecipeError(f"'{name}' is a share in [0, 1], got {share}")
         if not -1 <= self.min_cosine <= 1:
             raise RecipeError(f"'min_cosine' must be in [-1, 1], got {self.min_cosine}")
+
+
+METRICS = ("top1", "top5", "miou", "mae", "psnr", "cosine")
+
+
+@dataclass(frozen=True)
+class AccuracySettings:
+    """What int8 may cost: the drop of ``metric`` from the float network, on the held-out samples.
+
+    ``metric`` is one of :data:`METRICS` or ``"file.py:function"``. ``max_drop`` is in the metric's own unit: 0.01 is
+    one point of top-1. ``output`` is needed where the network has several. Over the limit, nodes are moved to those
+    of ``precisions`` that the target has, the first that can help first; ``max_trials`` plans are tried at most, for
+    ``max_minutes``.
+    """
+
+    metric: str
+    max_drop: float
+    output: str | None = None
+    precisions: tuple[Precision, ...] = ("dynamic", "int16", "float")
+    max_trials: int = 24
+    max_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse a metric that is not there, a limit that nothing can break, and a budget of nothing."""
+        if ":" not in self.metric and self.metric not in METRICS:
+            raise RecipeError(
+                f"there is no metric {self.metric!r}",
+                hint=f"{did_you_mean(self.metric, METRICS)}; a function of your own is 'file.py:function'",
+            )
+        if self.max_drop < 0:
+            raise RecipeError(f"'max_drop' must be at least 0, got {self.max_drop}")
+        if self.metric in METRICS[:3] and self.max_drop >= 1:
+            raise RecipeError(
+                f"'max_drop' of {self.metric} is a share in [0, 1), got {self.max_drop:g}", hint="0.01 is one point"
+            )
+        if self.max_trials < 1 or not self.max_minutes > 0:
+            raise RecipeError(
+                f"a search needs a budget: max_trials at least 1 and max_minutes above 0, got {self.max_trials} and "
+                f"{self.max_minutes:g}",
+                hint="max_trials = 1 measures the plan of [quantize] and searches no other",
+            )
+        if any(precision == "int8" for precision in self.precisions):
+            raise RecipeError("'precisions' are what nodes are moved to from int8, got 'int8'")
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """Whether a bundle is timed against the float network in the same runtime, and may be slower than it."""
+
+    compare: bool = True
+    allow_slower: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,7 +316,9 @@ class Recipe:
     distill: DistillSettings | None = None
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings = QuantizeSettings()
+    accuracy: AccuracySettings | None = None
     parity: ParityLimits = ParityLimits()
+    latency: LatencySettings = LatencySettings()
     targets: Mapping[str, TargetOverrides] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

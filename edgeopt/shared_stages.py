@@ -124,7 +124,7 @@ class SharedStages:
             from edgeopt.export import export_torch, import_onnx
             from edgeopt.source import load_exported_program
 
-            samples = self._samples("calibration", min(settings.num_samples, self.recipe.calibration.num_samples))
+            samples = self.samples("calibration", min(settings.num_samples, self.recipe.calibration.num_samples))
             if model.path is not None and model.path.suffix == ".onnx":
                 exported = import_onnx(model.path, model, settings, samples, folder)
             else:
@@ -247,7 +247,7 @@ class SharedStages:
     @cached_property
     def held_out(self) -> list[Sample]:
         """The samples that judge, read once for all targets."""
-        return self._samples("held_out", self.recipe.calibration.num_held_out)
+        return self.samples("held_out", self.recipe.calibration.num_held_out)
 
     @cached_property
     def source_key(self) -> tuple[str, ...]:
@@ -257,7 +257,8 @@ class SharedStages:
     def _open(self, split: Split) -> Dataset:
         return self.dataset.open(split, self.recipe.model.inputs)
 
-    def _samples(self, split: Split, count: int) -> list[Sample]:
+    def samples(self, split: Split, count: int) -> list[Sample]:
+        """Return the first samples of a split, checked, held in memory."""
         return list(checked_samples(self._open(split), count, self.recipe.model.inputs, split))
 
     def _rebuild(self, artifact: TorchModel) -> nn.Module:

@@ -35,8 +35,8 @@ class Reporter(Protocol):
     def finished(self, stage: str, seconds: float) -> None:
         """Say that a stage ended well."""
 
-    def progress(self, description: str, done: int, total: int) -> None:
-        """Say how far a loop of ``total`` steps has come."""
+    def progress(self, description: str, done: int, total: int, note: str = "") -> None:
+        """Say how far a loop of ``total`` steps has come; ``note`` is what it has found so far."""
 
 
 class LoggingReporter:
@@ -50,8 +50,25 @@ class LoggingReporter:
         """Log the end and how long it took."""
         logger.info("%s done in %.1f s", stage, seconds)
 
-    def progress(self, description: str, done: int, total: int) -> None:
+    def progress(self, description: str, done: int, total: int, note: str = "") -> None:
         """Say nothing: a record for every step would drown the rest."""
+
+
+class InnerReporter:
+    """Says nothing of stages inside a stage, and passes on how far their loops have come."""
+
+    def __init__(self, outer: Reporter) -> None:
+        self._outer = outer
+
+    def started(self, stage: str) -> None:
+        """Say nothing."""
+
+    def finished(self, stage: str, seconds: float) -> None:
+        """Say nothing."""
+
+    def progress(self, description: str, done: int, total: int, note: str = "") -> None:
+        """Pass it on."""
+        self._outer.progress(description, done, total, note)
 
 
 _reporter: ContextVar[Reporter | None] = ContextVar("edgeopt_reporter", default=None)
@@ -65,6 +82,13 @@ def reporting_to(reporter: Reporter) -> Iterator[None]:
         yield
     finally:
         _reporter.reset(token)
+
+
+@contextmanager
+def inner_stages() -> Iterator[None]:
+    """Report what happens inside the block as a part of the stage around it."""
+    with reporting_to(InnerReporter(_current())):
+        yield
 
 
 @contextmanager
@@ -101,9 +125,9 @@ def track(items: Iterable[Item], *, total: int, description: str) -> Iterator[It
         report_progress(description, done, total)
 
 
-def report_progress(description: str, done: int, total: int) -> None:
-    """Say how far a loop has come that cannot be written with :func:`track`."""
-    _current().progress(description, done, total)
+def report_progress(description: str, done: int, total: int, note: str = "") -> None:
+    """Say how far a loop has come that cannot be written with :func:`track`, and what it has found so far."""
+    _current().progress(description, done, total, note)
 
 
 def _current() -> Reporter:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgeopt.artifacts import LoweredModel, QdqModel
+from edgeopt.accuracy.report import AccuracyReport
+from edgeopt.accuracy_stages import AccuracyStages, Candidate
+from edgeopt.artifacts import FloatModel, LoweredModel, QdqModel
 from edgeopt.atomic import locked
-from edgeopt.bundle.manifest import Manifest
 from edgeopt.cache import CacheEntry
 from edgeopt.errors import RecipeError
 from edgeopt.inspection import Border, Inspection, TensorFacts
@@ -29,11 +32,14 @@ from edgeopt.runner import (
     save_report,
     settings_key,
 )
-from edgeopt.settings import ParityLimits, QuantizeSettings, TargetOverrides
+from edgeopt.settings import ParityLimits, Precision, QuantizeSettings, TargetOverrides
 from edgeopt.shared_stages import SharedStages
+from edgeopt.speed import SpeedReport
 from edgeopt.stage import stage
 from edgeopt.target import Layout, LoweringRequest, TargetSpec, load_backend
-from edgeopt.verdict import ParityReport, judge_model, report_from
+from edgeopt.verdict import ParityReport, judge_model, open_quietly, report_from
+
+_MIN_INTEGER_COVERAGE = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class BuiltBundle:
     size_bytes: int
     integer_coverage: float
     report: ParityReport | None
+    accuracy: AccuracyReport | None = None
+    speed: SpeedReport | None = None
 
 
 class TargetStages:
@@ -67,11 +75,22 @@ class TargetStages:
 
     def bundle(self) -> BuiltBundle:
         """Lower, verify and write the bundle of one target."""
-        quantize_settings, limits, overrides = settings_for(self.recipe, self.spec.name)
-        self._check_precisions(quantize_settings)
-        source, source_entry = self.shared.qdq(self.spec.scheme, quantize_settings)
+        plan = settings_for(self.recipe, self.spec.name)[0]
+        self._check_precisions(plan)
+        accuracy = None
+        if self.recipe.accuracy is None or not self._verify:
+            candidate = self._candidate(plan)
+        else:
+            stages = AccuracyStages(self._loaded, self.shared, self.spec, self.recipe.accuracy, self._candidate)
+            candidate, accuracy = stages.held(plan)
+        return self._written(candidate, self._judged(candidate), accuracy, self._compared(candidate))
+
+    def _candidate(self, plan: QuantizeSettings) -> Candidate:
+        """Quantize and lower by a plan."""
+        limits = settings_for(self.recipe, self.spec.name)[1]
+        source, source_entry = self.shared.qdq(self.spec.scheme, plan)
         ranges, ranges_entry = self.shared.ranges(self.spec.scheme)
-        request = LoweringRequest(self._layouts(overrides), self._output_layouts(overrides), overrides.max_batch)
+        request = self._request()
 
         def make(folder: Path) -> str:
             from edgeopt.bundle.manifest import describe_model
@@ -81,7 +100,7 @@ class TargetStages:
             border = border_of(source, ranges, self.recipe.model.inputs)
             lowered = backend.lower(source, border, request, folder)
             inspection = backend.inspect(lowered.path)
-            judged_by = self._complete(limits, lowered.border)
+            judged_by = self._complete(limits, lowered.border, plan.precision)
             model = describe_model(self.recipe.name, self.spec, lowered, inspection, judged_by)
             extra = [path.name for path in lowered.extra_files]
             save_report(folder, {"model": model, "extra_files": extra})
@@ -99,8 +118,7 @@ class TargetStages:
         entry = self.runner.run(f"lower-{self.spec.name}", code, (*ONNX, "ai-edge-litert"), key, make)
         described = read_report(entry)
         lowered = _lowered(entry.folder, described, self.spec.model_file)
-        judged = self._judged(source, source_entry, lowered, entry, described["model"])
-        return self._written(lowered, described["model"], judged)
+        return Candidate(plan, source, source_entry, lowered, entry, described["model"])
 
     def _check_precisions(self, settings: QuantizeSettings) -> None:
         """Refuse a precision that the target's kernels do not have."""
@@ -113,14 +131,20 @@ class TargetStages:
                     hint=f"[targets.{self.spec.name}.quantize] says it for this target alone",
                 )
 
-    def _complete(self, limits: ParityLimits, border: Border) -> ParityLimits:
+    def _complete(self, limits: ParityLimits, border: Border, precision: Precision) -> ParityLimits:
         """Take the target's facts for what the recipe leaves out; steps of 16 bits are 256 times as fine."""
         is_wide = any(facts.integer_dtype == "int16" for facts in border.outputs)
-        facts = {
+        facts: dict[str, Any] = {
             "max_steps": self.spec.max_int16_steps if is_wide else self.spec.max_steps,
             "max_built_in_steps": self.spec.max_built_in_steps,
+            "min_integer_coverage": 0.0 if precision == "float16" else _MIN_INTEGER_COVERAGE,
         }
         return replace(limits, **{name: fact for name, fact in facts.items() if getattr(limits, name) is None})
+
+    def _request(self) -> LoweringRequest:
+        """Return how the recipe wants the model lowered."""
+        overrides = settings_for(self.recipe, self.spec.name)[2]
+        return LoweringRequest(self._layouts(overrides), self._output_layouts(overrides), overrides.max_batch)
 
     def _layouts(self, overrides: TargetOverrides) -> dict[str, Layout]:
         """Return how the model takes each image: as the recipe asks, else as the target prefers."""
@@ -146,16 +170,10 @@ class TargetStages:
             )
         return {output.name: layout for output in self.shared.float_model[0].outputs if len(output.shape) == 4}
 
-    def _judged(
-        self,
-        source: QdqModel,
-        source_entry: CacheEntry,
-        lowered: LoweredModel,
-        lowered_entry: CacheEntry,
-        model: Manifest,
-    ) -> CacheEntry:
+    def _judged(self, candidate: Candidate) -> CacheEntry:
         """Run the model on every held-out sample; the golden vectors stay for the bundle."""
-        quantized_entry = self.shared.quantized_answers(source, source_entry)
+        quantized_entry = self.shared.quantized_answers(candidate.source, candidate.source_entry)
+        lowered = candidate.lowered
 
         def make(folder: Path) -> str:
             from edgeopt.bundle.golden import first_samples, load_golden, save_golden
@@ -171,30 +189,74 @@ class TargetStages:
             if not self._verify:
                 save_report(folder, {"parity": None})
                 return "not run"
-            report = judge_model(lowered.path, model, golden, self.spec.runtime_package)
+            report = judge_model(lowered.path, candidate.model, golden, self.spec.runtime_package)
             save_report(folder, {"parity": report.to_json()})
             return _parity_summary(report)
 
-        made_from = (quantized_entry, lowered_entry, self.shared.reference)
+        made_from = (quantized_entry, candidate.entry, self.shared.reference)
         key = [*map(entry_digest, made_from), str(self._verify), str(self.recipe.calibration.num_golden)]
         key += code_key(PACKAGE / "bundle/reference.py")
         return self.runner.run(f"verify-{self.spec.name}", "verdict.py", RUNTIMES, key, make)
 
-    def _written(self, lowered: LoweredModel, model: Manifest, judged: CacheEntry) -> BuiltBundle:
+    def _compared(self, candidate: Candidate) -> SpeedReport | None:
+        """Time the model against the float network in the same runtime, if the target's own runtime is here."""
+        if not (self._verify and self.recipe.latency.compare and self.spec.timed_here):
+            return None
+        source, source_entry = self.shared.float_model
+
+        def make(folder: Path) -> str:
+            from edgeopt.speed import compare
+
+            with TemporaryDirectory() as scratch:  # a float file is large, and of no use afterwards
+                floating = self._inference(self._floating(source, Path(scratch)))
+                report = compare(floating, self._inference(candidate.lowered))
+            save_report(folder, asdict(report))
+            return report.summary
+
+        key = [entry_digest(candidate.entry), entry_digest(source_entry), *self.shared.dataset.key()]
+        entry = self.runner.run(f"latency-{self.spec.name}", "speed.py", RUNTIMES, key, make)
+        return SpeedReport(**read_report(entry))
+
+    def _floating(self, source: FloatModel, folder: Path) -> LoweredModel:
+        """Lower the float graph as the quantized one is lowered."""
+        from edgeopt.quantize.border import border_of
+
+        graph = QdqModel(source.path, self.spec.scheme)
+        border = border_of(graph, self.shared.ranges(self.spec.scheme)[0], self.recipe.model.inputs)
+        return load_backend(self.spec).lower(graph, border, self._request(), folder)
+
+    def _inference(self, model: LoweredModel) -> Callable[[], object]:
+        """Open a model on one thread, and return what runs it on the first held-out sample."""
+        from edgeopt.accuracy.answers import fed_to
+
+        run, _ = open_quietly(model.path, self.spec.model_format, self.spec.runtime_package, threads=1)
+        tensors = [asdict(facts) for facts in model.border.inputs]
+        return partial(run, fed_to(self.shared.held_out[0], tensors, self.recipe.model.inputs))
+
+    def _written(
+        self,
+        candidate: Candidate,
+        judged: CacheEntry,
+        accuracy: AccuracyReport | None,
+        speed: SpeedReport | None,
+    ) -> BuiltBundle:
         from edgeopt.bundle.writer import write_bundle
 
         parity = read_report(judged)["parity"]
         report = None if parity is None else report_from(parity, parity["runtime"])
         accepted = self._out / self.recipe.name / self.spec.name
         rejected = accepted.with_name(f"{accepted.name}.rejected")
-        destination = accepted if report is None or report.passed else rejected
+        slower = speed is not None and speed.slower and not self.recipe.latency.allow_slower
+        refused = slower or any(item is not None and not item.passed for item in (report, accuracy))
+        destination = rejected if refused else accepted
         facts, recipe = dict(self.shared.dataset.facts), self._loaded.resolved()
         lock = self._out / ".cache" / f".bundle-{self.recipe.name}-{self.spec.name}.lock"
         with stage(f"bundle-{self.spec.name}"), locked(lock):
             start = time.monotonic()
             write_bundle(
-                destination, self.spec, lowered, judged.folder / "golden.npz", model,
+                destination, self.spec, candidate.lowered, judged.folder / "golden.npz", candidate.model,
                 recipe=recipe, dataset=facts, history=self.shared.history(), verdict=parity,
+                accuracy=None if accuracy is None else accuracy.lasting(),
             )  # fmt: skip
             if destination == accepted:
                 shutil.rmtree(rejected, ignore_errors=True)
@@ -202,7 +264,8 @@ class TargetStages:
             self.runner.records.append(
                 StageRecord(f"bundle-{self.spec.name}", False, time.monotonic() - start, f"{size_bytes:,} bytes")
             )
-        return BuiltBundle(self.spec.name, destination, size_bytes, float(model["integer_coverage"]), report)
+        coverage = float(candidate.model["integer_coverage"])
+        return BuiltBundle(self.spec.name, destination, size_bytes, coverage, report, accuracy, speed)
 
 
 def _lowered(folder: Path, described: Mapping[str, Any], model_file: str) -> LoweredModel:

@@ -61,6 +61,7 @@ def complete_manifest(
     dataset: Mapping[str, Any],
     history: Mapping[str, Any],
     parity: Mapping[str, Any] | None,
+    accuracy: Mapping[str, Any] | None,
     folder: Path,
     runtime_package: str,
 ) -> Manifest:
@@ -72,6 +73,7 @@ def complete_manifest(
         dataset: the facts of the calibration set, preprocessing among them.
         history: what each stage before reported.
         parity: the verdict on all held-out samples; ``None`` if the build did not verify.
+        accuracy: what the contract says; ``None`` if the recipe has none or the build did not verify.
         folder: the bundle so far, without ``bundle.json``.
         runtime_package: the package that the bundle was run with.
     """
@@ -81,6 +83,7 @@ def complete_manifest(
     manifest["preprocessing"] = dataset.get("preprocessing", {})
     manifest["history"] = dict(history)
     manifest["parity"] = None if parity is None else dict(parity)
+    manifest["accuracy"] = None if accuracy is None else dict(accuracy)
     manifest["tool_versions"] = {"edgeopt": _version("edgeopt"), **{name: _version(name) for name in _TOOLS}}
     manifest["runtime_versions_tested"] = {} if parity is None else {runtime_package: _version(runtime_package)}
     manifest["files"] = {

@@ -48,6 +48,8 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     if manifest["float_operators"]:
         yield f"- still float: {', '.join(manifest['float_operators'])}"
     yield from _parity(manifest["parity"])
+    if manifest["accuracy"] is not None:
+        yield from _accuracy(manifest["accuracy"])
 
 
 def _tensor_row(kind: str, facts: dict[str, Any]) -> str:
@@ -68,6 +70,24 @@ def _preprocessing(facts: dict[str, Any]) -> Iterator[str]:
         else:
             yield f"- {key}: {value}"
     yield ""
+
+
+def _accuracy(report: dict[str, Any]) -> Iterator[str]:
+    measured = report["measured"]
+    share = 100 if measured["unit"] == "%" else 1
+    figures = f"{share * measured['float_figure']:.4g} for float, {share * measured['figure']:.4g} for this model"
+    whose = "the float network's own answers in the place of labels" if measured["is_proxy"] else "labels"
+    yield (
+        f"- contract, {measured['metric']} of {measured['output']} on {measured['num_samples']} held-out samples with "
+        f"{whose}: {figures} {measured['unit']}, a drop of {share * measured['drop']:.4g}, limit "
+        f"{share * report['max_drop']:g}"
+    )
+    if measured["interval"] is not None:
+        low, high = share * measured["interval"]["low"], share * measured["interval"]["high"]
+        looks = max(len(report["trials"]), 1)
+        yield f"- the drop lies within {low:.4g} and {high:.4g} (95 %, for the best of {looks} plans)"
+    for name, precision in sorted(report["nodes"].items()):
+        yield f"- moved to {precision}: {name}"
 
 
 def _parity(parity: dict[str, Any] | None) -> Iterator[str]:

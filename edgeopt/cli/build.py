@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from edgeopt.cli.accuracy import show_accuracy
 from edgeopt.cli.console import bytes_text, percent_text, print_table, reporting, shown_path, write_json
 from edgeopt.cli.options import RecipeName, TargetName, device_options, json_option, verbosity_options
 from edgeopt.cli.report import VERDICT_COLUMNS, verdict_cells
 from edgeopt.cli.verdicts import raise_worst, show_verdicts, verdicts_json, verify_on
-from edgeopt.errors import ParityError
+from edgeopt.errors import AccuracyError, LatencyError, ParityError
 
 if TYPE_CHECKING:
     from edgeopt.cli.verdicts import Verdicts
@@ -26,6 +27,7 @@ Examples:
   edgeopt build my.toml --target arm64 --target x86    two targets from one calibration
   edgeopt build --set prune.pruning_ratio=0.3          replace one value of the recipe
   edgeopt build my.toml --json build.json --depfile build.d    for Make and Ninja
+  edgeopt build my.toml --set accuracy.max_drop=0.005  hold the accuracy more closely
   edgeopt build my.toml --device qemu:pi4 --device ssh://pi@raspberrypi.local
 """
 
@@ -60,7 +62,8 @@ Examples:
 )
 @device_options
 @click.option("--force", is_flag=True, help="Build every stage anew, cached or not.")
-@click.option("--no-verify", is_flag=True, help="Do not run the bundles: no verdict.")
+@click.option("--no-verify", is_flag=True, help="Do not run the bundles: no verdict, no accuracy contract, no timing.")
+@click.option("--allow-slower", is_flag=True, help="Ship a bundle that is slower than the float network, too.")
 @verbosity_options
 def build(
     recipe: str | None,
@@ -73,6 +76,7 @@ def build(
     timeout_s: float,
     force: bool,
     no_verify: bool,
+    allow_slower: bool,
     verbose: bool,
     quiet: bool,
 ) -> None:
@@ -88,14 +92,17 @@ def build(
         from edgeopt.recipe import load_recipe, parse_override
 
         # The recipe is read before torch is imported: a typo is reported at once.
-        loaded = load_recipe(recipe or _default(quiet=quiet), dict(parse_override(text) for text in overrides))
+        values = dict(parse_override(text) for text in overrides)
+        if allow_slower:
+            values["latency.allow_slower"] = True
+        loaded = load_recipe(recipe or _default(quiet=quiet), values)
         from edgeopt import pipeline
         from edgeopt.target import discover_targets
 
         names = tuple(discover_targets()) if "all" in targets else tuple(dict.fromkeys(targets))
         try:
             result = pipeline.build(loaded, targets=names, out=out, verify=not no_verify, force=force)
-        except ParityError as refused:
+        except (ParityError, AccuracyError, LatencyError) as refused:
             # A verdict of no has the same report as a yes, but no depfile: what depends on it must not be built.
             _report(cast("BuildResult", refused.result), {}, json_to, quiet=quiet)
             raise
@@ -166,3 +173,8 @@ def _show(result: BuildResult) -> None:
         for bundle in result.bundles
     )
     print_table(("target", *VERDICT_COLUMNS, "integer", "size", "bundle"), bundles)
+    for bundle in result.bundles:
+        if bundle.accuracy is not None:
+            show_accuracy(bundle.target, bundle.accuracy)
+        if bundle.speed is not None:
+            click.echo(f"\nlatency of {bundle.target}: {bundle.speed.summary}")

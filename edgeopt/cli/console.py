@@ -104,7 +104,7 @@ class SilentReporter:
     def finished(self, stage: str, seconds: float) -> None:
         """Say nothing."""
 
-    def progress(self, description: str, done: int, total: int) -> None:
+    def progress(self, description: str, done: int, total: int, note: str = "") -> None:
         """Say nothing."""
 
 
@@ -123,10 +123,10 @@ class LineReporter:
         """Write how long it took."""
         self._line(f"{stage} done in {seconds:.1f} s")
 
-    def progress(self, description: str, done: int, total: int) -> None:
+    def progress(self, description: str, done: int, total: int, note: str = "") -> None:
         """Write how far it has come, unless another line was written just before."""
         if self._clock() - self._last >= _SECONDS_BETWEEN_LINES:
-            self._line(f"{description}: {done}/{total}")
+            self._line(f"{description}: {done}/{total}" + (f", {note}" if note else ""))
 
     def _line(self, text: str) -> None:
         self._last = self._clock()
@@ -151,11 +151,12 @@ class BarReporter:
         self._tasks.clear()
         self._progress.console.print(f"{stage} done in {seconds:.1f} s", markup=False, highlight=False)
 
-    def progress(self, description: str, done: int, total: int) -> None:
+    def progress(self, description: str, done: int, total: int, note: str = "") -> None:
         """Move the loop's bar."""
         if description not in self._tasks:
             self._tasks[description] = self._progress.add_task(description, total=total)
-        self._progress.update(self._tasks[description], completed=done, total=total)
+        shown = f"{description}, {note}" if note else description
+        self._progress.update(self._tasks[description], completed=done, total=total, description=shown)
 
 
 def _console(*, stderr: bool) -> Console:
