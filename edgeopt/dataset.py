@@ -11,10 +11,11 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import TypeGuard
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class _Facts:
     package: str = ""
     files: tuple[str, ...] = ()
     path_options: tuple[str, ...] = ()
+    random: bool = False
     preprocessing: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -61,6 +63,31 @@ class DatasetFolder:
         if len(dataset) == 0:
             raise DataError(f"data set {self.path.name!r} has no samples in its {split} split")
         return dataset
+
+    @property
+    def is_random(self) -> bool:
+        """Return whether the samples are made up, so that ranges from them mean nothing."""
+        return bool(self.facts.get("random", False))
+
+    def declared(self, inputs: Mapping[str, InputSettings]) -> dict[str, InputSettings]:
+        """Return the network's inputs with the range that this data set's samples have, where the recipe says none.
+
+        Raises:
+            DataError: ``preprocessing.value_range`` is no range.
+        """
+        preprocessing = self.facts.get("preprocessing", {})
+        given = preprocessing.get("value_range") if isinstance(preprocessing, Mapping) else None
+        if given is None:
+            return dict(inputs)
+        if not (_is_pair(given) and given[0] < given[1]):
+            raise DataError(
+                f"{self.path.name}/calibration.toml: preprocessing.value_range is [smallest, largest], got {given!r}"
+            )
+        value_range = (float(given[0]), float(given[1]))
+        return {
+            name: settings if settings.value_range is not None else replace(settings, value_range=value_range)
+            for name, settings in inputs.items()
+        }
 
     def files(self) -> tuple[Path, ...]:
         """Return every file that the samples are made from, as far as the folder and the options say."""
@@ -166,6 +193,10 @@ def _resolved(options: Mapping[str, object], facts: Mapping[str, object], folder
             if not Path(str(resolved[key])).exists():
                 raise DataError(f"calibration.options.{key}: there is no {resolved[key]}")
     return MappingProxyType(resolved)
+
+
+def _is_pair(value: object) -> TypeGuard[Sequence[float]]:
+    return isinstance(value, Sequence) and len(value) == 2 and all(type(item) in (int, float) for item in value)
 
 
 def _names(facts: Mapping[str, object], key: str) -> tuple[str, ...]:

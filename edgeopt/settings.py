@@ -16,15 +16,22 @@ from edgeopt.errors import RecipeError, did_you_mean
 
 @dataclass(frozen=True)
 class InputSettings:
-    """One input of the network, with the batch first: ``shape = [1, 3, 224, 224]``."""
+    """One input of the network, with the batch first: ``shape = [1, 3, 224, 224]``.
+
+    ``value_range`` is the smallest and the largest value that a preprocessed sample can have, ``[0, 1]`` or ``[-1, 1]``;
+    samples that do not fit are warned about. Left out, it is that of the data set, if its ``calibration.toml`` says one.
+    """
 
     shape: tuple[int, ...]
     dtype: Literal["float32"] = "float32"
     layout: Literal["NCHW", "NHWC", "any"] = "NCHW"
     dynamic_batch: bool = False
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no runtime can feed."""
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise RecipeError(f"'value_range' is [smallest, largest], got {list(self.value_range)}")
         if not self.shape or any(size < 1 for size in self.shape):
             raise RecipeError(f"an input shape must be positive sizes, batch first, got {list(self.shape)}")
         if self.layout != "any" and len(self.shape) != 4:
@@ -76,7 +83,7 @@ class CalibrationSettings:
 
     ``method`` says what becomes of a tensor's values: ``minmax`` keeps all, ``percentile`` the middle ``percentile`` %,
     ``mse`` those that cost least in squared error, ``entropy`` those whose distribution changes least; ``auto`` takes
-    for each tensor the one that disturbs the operators behind it least.
+    for each tensor the one that moves the network's answers least.
     """
 
     dataset: str
@@ -85,6 +92,7 @@ class CalibrationSettings:
     num_golden: int = 16
     method: Literal["minmax", "percentile", "entropy", "mse", "auto"] = "minmax"
     percentile: float = 99.99
+    allow_random: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo, TorchModel, read_ranges
 from edgeopt.cache import CacheEntry
 from edgeopt.dataset import DatasetFolder, checked_samples, find_dataset
+from edgeopt.errors import DataError
 from edgeopt.provenance import fingerprint, model_files
 from edgeopt.recipe import LoadedRecipe
 from edgeopt.runner import ONNX, TORCH, StageRunner, entry_digest, read_report, save_report, settings_key
 from edgeopt.samples import Dataset, Sample, Split
 from edgeopt.settings import QuantizeSettings
+from edgeopt.stage import logger
 from edgeopt.target import discover_targets
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ class SharedStages:
         self.recipe = loaded.recipe
         self.runner = runner
         self.dataset: DatasetFolder = find_dataset(self.recipe.calibration, loaded.folder)
+        if self.dataset.is_random and not self.recipe.calibration.allow_random:
+            raise DataError(
+                f"the samples of {self.recipe.calibration.dataset!r} are random numbers: int8 with ranges from them is "
+                "no better than chance allows",
+                hint="give real samples; --allow-random-calibration takes these all the same, and the bundle says so",
+            )
         self.model_files = model_files(self.recipe.model, loaded.folder)
         self._folder = loaded.folder
         self._ranges: dict[str, CacheEntry] = {}
@@ -147,6 +155,7 @@ class SharedStages:
         source, source_entry = self.float_model
         settings = self.recipe.calibration
         histograms = settings.method != "minmax"
+        inputs = self.dataset.declared(self.recipe.model.inputs)
 
         def make(folder: Path) -> str:
             import onnx_ir as ir
@@ -158,14 +167,23 @@ class SharedStages:
             graph = ir.load(source.path).graph
             everything = QuantizeSettings()
             tensors = [name for item in SCHEMES.values() for name in quantized_tensors(graph, item, everything)]
-            dataset, inputs = self._open("calibration"), self.recipe.model.inputs
-            samples = checked_samples(dataset, settings.num_samples, inputs, "calibration")
             watched, count = tuple(dict.fromkeys(tensors)), settings.num_samples
-            found = calibrate(source, watched, samples, count, folder, histograms=histograms)
+            samples = checked_samples(self._open("calibration"), count, inputs, "calibration")
+            found = calibrate(source, watched, samples, count, folder, inputs=inputs, histograms=histograms)
+            save_report(folder, {"warnings": found.warnings})
             return f"{len(found.tensors)} tensors over {len(found.digests)} samples"
 
-        key = [entry_digest(source_entry), *self.dataset.key(), str(settings.num_samples), str(histograms)]
-        return self.runner.run("calibrate", "calibrate/statistics.py", ONNX, key, make)
+        made_from = [entry_digest(source_entry), *self.dataset.key(), str(settings.num_samples)]
+        key = [*made_from, str(histograms), *map(settings_key, inputs.values())]
+        entry = self.runner.run("calibrate", "calibrate/statistics.py", ONNX, key, make)
+        for warning in read_report(entry)["warnings"]:
+            logger.warning("calibration samples: %s", warning)
+        return entry
+
+    @property
+    def sample_facts(self) -> dict[str, object]:
+        """What is known of the samples, for the manifest: what the data set declares, and what was warned about."""
+        return {**self.dataset.facts, "warnings": read_report(self.calibration)["warnings"]}
 
     def ranges(self, scheme_name: str) -> tuple[Ranges, CacheEntry]:
         """The ranges that the recipe's method chooses for one scheme, from the statistics that all share."""
@@ -198,10 +216,13 @@ class SharedStages:
         def make(folder: Path) -> str:
             from edgeopt.bundle.golden import save_golden
             from edgeopt.bundle.reference import float_reference
+            from edgeopt.calibrate.plausibility import refuse_collapse
             from edgeopt.calibrate.statistics import read_statistics
 
-            seen = read_statistics(self.calibration.folder).digests
-            save_golden(float_reference(source, self.held_out, seen), folder / "reference.npz")
+            statistics = read_statistics(self.calibration.folder)
+            golden = float_reference(source, self.held_out, statistics.digests)
+            refuse_collapse(golden, [output.name for output in source.outputs], statistics.warnings)
+            save_golden(golden, folder / "reference.npz")
             return f"{num_held_out} held-out samples"
 
         key = [

@@ -249,7 +249,7 @@ class TargetStages:
         slower = speed is not None and speed.slower and not self.recipe.latency.allow_slower
         refused = slower or any(item is not None and not item.passed for item in (report, accuracy))
         destination = rejected if refused else accepted
-        facts, recipe = dict(self.shared.dataset.facts), self._loaded.resolved()
+        facts, recipe = self.shared.sample_facts, self._loaded.resolved()
         lock = self._out / ".cache" / f".bundle-{self.recipe.name}-{self.spec.name}.lock"
         with stage(f"bundle-{self.spec.name}"), locked(lock):
             start = time.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgeopt.bundle.manifest import Manifest
@@ -29,6 +29,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield "`real = scale * (integer - zero_point)`; a float input is quantized so inside the model."
     yield ""
     yield from _preprocessing(manifest["preprocessing"])
+    yield from (f"**{remark}**\n" for remark in sample_remarks(manifest))
     yield "## Check it on the device"
     yield ""
     yield "    python3 run_parity.py"
@@ -50,6 +51,14 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield from _parity(manifest["parity"])
     if manifest["accuracy"] is not None:
         yield from _accuracy(manifest["accuracy"])
+
+
+def sample_remarks(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the receiver of a bundle has to know about the samples that set its ranges, if anything."""
+    calibration = manifest.get("calibration", {})
+    if calibration.get("random"):
+        yield "Calibrated on random numbers: the ranges fit no real input, and what was measured says nothing of one."
+    yield from (f"Calibration samples: {warning}" for warning in calibration.get("warnings", ()))
 
 
 def _tensor_row(kind: str, facts: dict[str, Any]) -> str:

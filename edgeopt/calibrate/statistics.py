@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from edgeopt.artifacts import FloatModel, TensorRange, canonical_json
 from edgeopt.calibrate.histogram import Distribution, distribution_of
 from edgeopt.calibrate.observers import HistogramObserver, MinMaxObserver
+from edgeopt.calibrate.plausibility import Survey
 from edgeopt.dataset import sample_digest
 from edgeopt.errors import DataError
 from edgeopt.samples import Sample
 from edgeopt.session import OnnxSession
+from edgeopt.settings import InputSettings
 from edgeopt.stage import track
 
 # How many samples are kept whole, to try on them what a range costs: those with the smallest digests.
@@ -47,12 +49,16 @@ class TensorStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was seen of each tensor, on which samples, and some of the samples themselves; files in ``folder``."""
+    """What was seen of each tensor and on which samples, and some of the samples themselves; files in ``folder``.
+
+    ``warnings`` say what cannot be right with the samples.
+    """
 
     folder: Path
     tensors: Mapping[str, TensorStatistics]
     digests: tuple[str, ...]
     outputs: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def probes(self) -> Iterator[Arrays]:
         """Yield the samples that were kept, in the order of their digests."""
@@ -69,9 +75,10 @@ def calibrate(
     num_samples: int,
     out_dir: Path,
     *,
+    inputs: Mapping[str, InputSettings] | None = None,
     histograms: bool = True,
 ) -> Statistics:
-    """Observe ``tensors`` and all inputs and outputs on every sample, in whatever order.
+    """Observe ``tensors`` and all inputs and outputs on every sample, in whatever order; integers are left alone.
 
     Args:
         source: the float graph.
@@ -79,18 +86,20 @@ def calibrate(
         samples: checked samples (see :func:`edgeopt.dataset.checked_samples`).
         num_samples: how many there are, for the progress bar.
         out_dir: where the statistics are written.
+        inputs: what the samples are declared to be; without it nothing is warned about.
         histograms: count every value too; without them there is only a minimum and a maximum.
 
     Raises:
         DataError: if there are no samples, a tensor is empty or not finite, or an input never changes.
     """
-    border = (tensor.name for tensor in (*source.inputs, *source.outputs))
+    border = (tensor.name for tensor in (*source.inputs, *source.outputs) if tensor.dtype == "float32")
     observer_class = HistogramObserver if histograms else MinMaxObserver
     observers = {name: observer_class() for name in dict.fromkeys((*tensors, *border))}
     session = _observing_session(source, tuple(observers))
     digests: list[str] = []
     probes = _Probes()
-    for sample in track(samples, total=num_samples, description="calibrate"):
+    survey = Survey(inputs) if inputs else None
+    for sample in track(survey.passing(samples) if survey else samples, total=num_samples, description="calibrate"):
         digests.append(sample_digest(sample))
         probes.offer(digests[-1], sample)
         answers = session.run(dict(sample.inputs))
@@ -102,10 +111,11 @@ def calibrate(
     found = {name: _summary(observers[name]) for name in sorted(observers)}
     _refuse_constant_inputs(source, found)
     outputs = tuple(tensor.name for tensor in source.outputs)
-    _write(out_dir, found, sorted(digests), outputs)
+    made = Statistics(out_dir, found, tuple(sorted(digests)), outputs, survey.findings() if survey else ())
+    _write(made)
     if histograms:
         probes.write(out_dir / "probes.npz")
-    return read_statistics(out_dir)
+    return made
 
 
 def read_statistics(folder: Path) -> Statistics:
@@ -119,7 +129,7 @@ def read_statistics(folder: Path) -> Statistics:
         seen = TensorRange(float.fromhex(item["minimum"]), float.fromhex(item["maximum"]))
         tensors[item["name"]] = TensorStatistics(seen, codes[start:end], counts[start:end])
         start = end
-    return Statistics(folder, tensors, tuple(facts["samples"]), tuple(facts["outputs"]))
+    return Statistics(folder, tensors, *(tuple(facts[key]) for key in ("samples", "outputs", "warnings")))
 
 
 class _Probes:
@@ -142,9 +152,7 @@ class _Probes:
         np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def _write(
-    folder: Path, tensors: Mapping[str, TensorStatistics], digests: Sequence[str], outputs: Sequence[str]
-) -> None:
+def _write(statistics: Statistics) -> None:
     facts = [
         {
             "name": name,
@@ -152,14 +160,19 @@ def _write(
             "maximum": item.seen.maximum.hex(),
             "num_bins": len(item.codes),
         }
-        for name, item in tensors.items()
+        for name, item in statistics.tensors.items()
     ]
-    content = {"tensors": facts, "samples": list(digests), "outputs": list(outputs)}
-    (folder / "statistics.json").write_text(canonical_json(content), encoding="utf-8")
+    content = {
+        "tensors": facts,
+        "samples": statistics.digests,
+        "outputs": statistics.outputs,
+        "warnings": statistics.warnings,
+    }
+    (statistics.folder / "statistics.json").write_text(canonical_json(content), encoding="utf-8")
     np.savez_compressed(
-        folder / "histograms.npz",
-        codes=np.concatenate([item.codes for item in tensors.values()]),
-        counts=np.concatenate([item.counts for item in tensors.values()]),
+        statistics.folder / "histograms.npz",
+        codes=np.concatenate([item.codes for item in statistics.tensors.values()]),
+        counts=np.concatenate([item.counts for item in statistics.tensors.values()]),
     )
 
 

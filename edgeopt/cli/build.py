@@ -61,6 +61,10 @@ Examples:
     help="Write the inputs that were read, as Make and Ninja understand them.",
 )
 @device_options
+@click.option(
+    "--allow-random-calibration", "allow_random", is_flag=True,
+    help="Take a data set of random numbers, too; every bundle says so.",
+)
 @click.option("--force", is_flag=True, help="Build every stage anew, cached or not.")
 @click.option("--no-verify", is_flag=True, help="Do not run the bundles: no verdict, no accuracy contract, no timing.")
 @click.option("--allow-slower", is_flag=True, help="Ship a bundle that is slower than the float network, too.")
@@ -77,6 +81,7 @@ def build(
     force: bool,
     no_verify: bool,
     allow_slower: bool,
+    allow_random: bool,
     verbose: bool,
     quiet: bool,
 ) -> None:
@@ -93,6 +98,8 @@ def build(
 
         # The recipe is read before torch is imported: a typo is reported at once.
         values = dict(parse_override(text) for text in overrides)
+        if allow_random:
+            values["calibration.allow_random"] = True
         if allow_slower:
             values["latency.allow_slower"] = True
         loaded = load_recipe(recipe or _default(quiet=quiet), values)

@@ -80,4 +80,16 @@ def verify(
     if json_to != "-" and not quiet:
         show_verdicts(verdicts)
         show_costs(verdicts)
+        for remark in _remarks(bundle):
+            click.echo(f"note: {remark}")
     raise_worst(bundle, verdicts)
+
+
+def _remarks(bundle: Path) -> list[str]:
+    from edgeopt import parity
+    from edgeopt.bundle.readme import sample_remarks
+
+    try:
+        return list(sample_remarks(parity.read_bundle(str(bundle))))
+    except parity.BundleDamaged:
+        return []  # the verdict says it
