@@ -25,6 +25,7 @@ from edgeopt.onnx_file import check_inputs, check_shapes, open_onnx, read_onnx
 from edgeopt.samples import Sample
 from edgeopt.session import OnnxSession
 from edgeopt.settings import ExportSettings, ModelSettings
+from edgeopt.source import example_inputs
 
 # Protobuf stops at 2 GiB; from here on the weights go to a file beside the graph.
 EXTERNAL_DATA_BYTES = 1 << 30
@@ -129,7 +130,7 @@ def _export(
 ) -> ir.Model:
     dynamic = any(given.dynamic_batch for given in model.inputs.values())
     batch = 2 if dynamic else 1  # torch.export takes a size of 1 for a constant
-    arguments = tuple(torch.zeros(batch, *given.shape[1:]) for given in model.inputs.values())
+    arguments = example_inputs(model, batch)
     is_program = isinstance(network, torch.export.ExportedProgram)
     dimension = torch.export.Dim("batch", min=1)
     try:

@@ -13,6 +13,7 @@ class TensorFacts:
     ``scale`` and ``zero_point`` say which real number an integer stands for, and ``integer_dtype`` which integers: a
     float tensor that is quantized right behind the border has them too. An output that is never quantized has a
     ``scale``, to tell differences in steps, but no ``integer_dtype``. ``layout`` is ``"any"`` for what is no image.
+    ``is_dynamic`` says of an output that activations before it are quantized while the network runs.
     """
 
     name: str
@@ -22,6 +23,7 @@ class TensorFacts:
     scale: float | None = None
     zero_point: int | None = None
     integer_dtype: str | None = None
+    is_dynamic: bool = False
 
 
 @dataclass(frozen=True)

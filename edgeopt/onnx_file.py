@@ -14,7 +14,7 @@ from onnxscript import version_converter
 
 from edgeopt.errors import ModelError, UsageError, did_you_mean
 from edgeopt.session import OnnxSession
-from edgeopt.settings import ModelSettings
+from edgeopt.settings import INPUT_DTYPES, ModelSettings
 
 _OLDEST_OPSET = 13  # per-channel QuantizeLinear
 _QUANTIZED = re.compile("QuantizeLinear|^QLinear|Integer$|^QGemm$")
@@ -118,8 +118,12 @@ def check_shapes(values: Iterable[ir.Value], model: ModelSettings, where: str) -
         )
         if not fits:
             raise ModelError(f"{where}: input {value.name!r} has shape {got}, the recipe says {list(expected.shape)}")
-        if value.dtype != ir.DataType.FLOAT:
-            raise ModelError(f"{where}: input {value.name!r} is {value.dtype}, expected FLOAT")
+        dtype = None if value.dtype is None else value.dtype.numpy().name
+        if dtype != expected.dtype:
+            raise ModelError(
+                f"{where}: input {value.name!r} is {dtype}, the recipe says {expected.dtype}",
+                hint=f"write dtype = {dtype!r}" if dtype in INPUT_DTYPES else "inputs are " + ", ".join(INPUT_DTYPES),
+            )
         if expected.dynamic_batch and isinstance(got[0], int):
             raise ModelError(
                 f"{where}: input {value.name!r} has a batch of {got[0]}, the recipe says that it is dynamic",

@@ -229,7 +229,7 @@ def feed(golden: Arrays, manifest: Facts, index: int) -> Arrays:
     inputs = {}
     for facts in manifest["inputs"]:
         values = golden["input/" + facts["name"]][index : index + 1]
-        if facts["dtype"] == "float32":
+        if facts["dtype"] == "float32" and np.issubdtype(values.dtype, np.integer):
             values = (
                 (values.astype(np.float32) - np.float32(facts["zero_point"])) * np.float32(facts["scale"])
             ).astype(np.float32)

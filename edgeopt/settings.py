@@ -13,17 +13,21 @@ from typing import Literal
 
 from edgeopt.errors import RecipeError, did_you_mean
 
+INPUT_DTYPES = ("float32", "int32", "int64")
+
 
 @dataclass(frozen=True)
 class InputSettings:
     """One input of the network, with the batch first: ``shape = [1, 3, 224, 224]``.
+
+    Integers (token ids, masks) go in as ``dtype`` says, never narrowed, and are not quantized.
 
     ``value_range`` is the smallest and the largest value that a preprocessed sample can have, ``[0, 1]`` or ``[-1, 1]``;
     samples that do not fit are warned about. Left out, it is that of the data set, if its ``calibration.toml`` says one.
     """
 
     shape: tuple[int, ...]
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "int32", "int64"] = "float32"
     layout: Literal["NCHW", "NHWC", "any"] = "NCHW"
     dynamic_batch: bool = False
     value_range: tuple[float, float] | None = None

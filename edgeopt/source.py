@@ -108,7 +108,10 @@ def load_exported_program(path: Path) -> torch.export.ExportedProgram:
 
 def example_inputs(settings: ModelSettings, batch_size: int = 1) -> tuple[torch.Tensor, ...]:
     """Return inputs of zeros with the recipe's shapes, to trace with, never to calibrate with."""
-    return tuple(torch.zeros(batch_size, *given.shape[1:]) for given in settings.inputs.values())
+    return tuple(
+        torch.zeros(batch_size, *given.shape[1:], dtype=getattr(torch, given.dtype))
+        for given in settings.inputs.values()
+    )
 
 
 def _import_file(path: Path) -> ModuleType:

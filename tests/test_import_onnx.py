@@ -186,7 +186,7 @@ def test_import_onnx_refuses_when_the_batch_is_fixed_and_the_recipe_wants_it_dyn
 
 
 def test_import_onnx_refuses_when_the_type_is_another(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"input 'x' is DOUBLE, expected FLOAT"):
+    with pytest.raises(ModelError, match=r"input 'x' is float64, the recipe says float32"):
         imported(write(tmp_path / "net.onnx", dtype=onnx.TensorProto.DOUBLE))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -10,6 +11,7 @@ from edgeopt.affine import QuantParams
 from edgeopt.artifacts import QdqModel, Ranges
 from edgeopt.errors import QuantizationError
 from edgeopt.inspection import Border, TensorFacts
+from edgeopt.quantize.dynamic import is_behind_dynamic
 from edgeopt.quantize.scheme import scheme_named
 from edgeopt.settings import InputSettings
 
@@ -18,7 +20,7 @@ def border_of(source: QdqModel, ranges: Ranges, inputs: Mapping[str, InputSettin
     """Describe a QDQ graph's inputs and outputs.
 
     An output that the scheme leaves float gets the scale that its range would have, so that differences can be told
-    in steps there too.
+    in steps there too. Integers have none.
     """
     graph = ir.load(source.path).graph
     activation_params = scheme_named(source.scheme).activation_params
@@ -31,13 +33,25 @@ def border_of(source: QdqModel, ranges: Ranges, inputs: Mapping[str, InputSettin
             if observed is None:
                 raise QuantizationError(f"{name!r} was not calibrated", hint="rebuild with --force")
             params = activation_params(observed.minimum, observed.maximum)
-        shape = tuple(size if isinstance(size, int) else str(size) for size in (value.shape or ()))
-        return TensorFacts(name, "float32", shape, layout, params.scale, params.zero_point, integer_dtype)
+        return TensorFacts(name, "float32", _sizes(value), layout, params.scale, params.zero_point, integer_dtype)
+
+    def input_facts(value: ir.Value) -> TensorFacts:
+        given = inputs[str(value.name)]
+        if given.dtype == "float32":
+            return facts(value, _input_params(value), given.layout)
+        return TensorFacts(str(value.name), given.dtype, _sizes(value), given.layout)
 
     return Border(
-        tuple(facts(value, _input_params(value), inputs[str(value.name)].layout) for value in graph.inputs),
-        tuple(facts(value, _output_params(value), "any") for value in graph.outputs),
+        tuple(map(input_facts, graph.inputs)),
+        tuple(
+            replace(facts(value, _output_params(value), "any"), is_dynamic=is_behind_dynamic(value))
+            for value in graph.outputs
+        ),
     )
+
+
+def _sizes(value: ir.Value) -> tuple[int | str, ...]:
+    return tuple(size if isinstance(size, int) else str(size) for size in (value.shape or ()))
 
 
 def _input_params(value: ir.Value) -> QuantParams | None:

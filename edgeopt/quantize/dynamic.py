@@ -116,6 +116,17 @@ def is_dynamic(node: ir.Node) -> bool:
     return producer is not None and producer.domain == DOMAIN and producer.op_type == "Dequantize"
 
 
+def is_behind_dynamic(value: ir.Value) -> bool:
+    """Whether something before a value is quantized while the network runs."""
+    seen, waiting = set(), [value.producer()]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [given.producer() for given in node.inputs if given is not None]
+    return any(node.domain == DOMAIN for node in seen)
+
+
 def dynamic_as_integers(model: ir.Model) -> None:
     """Put ONNX Runtime's integer kernels in the place of what reads a dynamic pair, in standard operators, in place."""
     found = [node for node in model.graph if is_dynamic(node)]

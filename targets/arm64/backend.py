@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -35,18 +36,14 @@ def inspect(model: Path) -> Inspection:
 
 
 def _ours(tensors: tuple[TensorFacts, ...], border: Border, request: LoweringRequest) -> tuple[TensorFacts, ...]:
-    """Add the layouts, which a TFLite file does not say."""
-    known = {facts.name: facts.layout for facts in (*border.inputs, *border.outputs)}
-    layouts = {**known, **request.input_layouts, **request.output_layouts}
-    return tuple(
-        TensorFacts(
-            facts.name,
-            facts.dtype,
-            facts.shape,
-            layouts[facts.name],
-            facts.scale,
-            facts.zero_point,
-            facts.integer_dtype,
-        )
-        for facts in tensors
-    )
+    """Take dtypes and scales from the file, and what it does not say from the graph: layouts, the scales of floats."""
+    known = {facts.name: facts for facts in (*border.inputs, *border.outputs)}
+    layouts = {**request.input_layouts, **request.output_layouts}
+
+    def ours(facts: TensorFacts) -> TensorFacts:
+        given = replace(known[facts.name], layout=layouts.get(facts.name, known[facts.name].layout))
+        if facts.scale is None:
+            return replace(given, dtype=facts.dtype, shape=facts.shape, integer_dtype=None)
+        return replace(facts, layout=given.layout, is_dynamic=given.is_dynamic)
+
+    return tuple(map(ours, tensors))

@@ -22,12 +22,15 @@ typedef struct Output {
 
 /* ---------------------------------------------------------------- inputs */
 
+/* Real numbers go in as they are, integers as the real numbers that they stand for. */
 static void feed_real(Model *model, const Array *input, const Array *values, const Json *facts) {
+  const int is_integer = array_is_integer(values);
   const float scale = (float)json_number_or_nan(facts, "scale");
   const float zero_point = (float)json_number_or_nan(facts, "zero_point");
   unsigned char *memory = model_input_data(model, input);
   for (size_t i = 0; i < values->num_items; i++) {
-    const float value = ((float)array_real(values, i) - zero_point) * scale;
+    const float given = (float)array_real(values, i);
+    const float value = is_integer ? (given - zero_point) * scale : given;
     memcpy(memory + i * sizeof value, &value, sizeof value);
   }
 }
