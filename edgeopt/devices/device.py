@@ -13,6 +13,7 @@ from edgeopt.errors import DeviceError
 from edgeopt.parity import TFLITE_RUNTIMES, failures_of
 
 DEFAULT_TIMEOUT_S = 600.0
+LITERT = "ai-edge-litert"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class DeviceFacts:
     """What a device says of itself; ``None`` and empty stand for what it does not say.
 
     ``runtimes`` are the runtimes and NumPy by package name, with their versions. ``free_bytes`` is the room where a
-    bundle would be put.
+    bundle would be put. ``runner`` is a folder on this machine with ``run_parity`` and ``libLiteRt.so`` for the device,
+    which are used in place of its Python.
     """
 
     device: str
@@ -34,6 +36,7 @@ class DeviceFacts:
     python: str | None
     runtimes: Mapping[str, str]
     free_bytes: int | None
+    runner: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as JSON types."""
@@ -93,7 +96,21 @@ class Device(Protocol):
 
 def unfit(facts: DeviceFacts, manifest: Mapping[str, Any], request: RunRequest) -> Iterator[str]:
     """Yield every reason why a device cannot run a bundle; nothing was copied to it yet."""
-    model_format = manifest["model"]["format"]
+    lacks = _runner_lacks if facts.runner else _python_lacks
+    yield from lacks(facts, manifest["model"]["format"], request)
+    size = sum(file["size_bytes"] for file in manifest["files"].values())
+    if facts.free_bytes is not None and facts.free_bytes < 2 * size:
+        yield f"it has {facts.free_bytes:,} bytes free, and the bundle has {size:,}"
+
+
+def _runner_lacks(facts: DeviceFacts, model_format: str, request: RunRequest) -> Iterator[str]:
+    if model_format != "tflite":
+        yield f"run_parity in C runs .tflite models, and this is a .{model_format}"
+    if request.runtime not in (None, LITERT):
+        yield f"run_parity in C has LiteRT and no {request.runtime}"
+
+
+def _python_lacks(facts: DeviceFacts, model_format: str, request: RunRequest) -> Iterator[str]:
     candidates = TFLITE_RUNTIMES if model_format == "tflite" else ("onnxruntime",)
     wanted = (request.runtime,) if request.runtime else candidates
     if facts.python is None:
@@ -105,9 +122,6 @@ def unfit(facts: DeviceFacts, manifest: Mapping[str, Any], request: RunRequest) 
         # The aarch64 wheels: what their symbols need, not what their names say.
         floor = " (glibc 2.34; tflite-runtime: 2.27)" if model_format == "tflite" else ""
         yield f"its Python {facts.python} has no runtime for a .{model_format} model: install {wanted[0]}{floor}"
-    size = sum(file["size_bytes"] for file in manifest["files"].values())
-    if facts.free_bytes is not None and facts.free_bytes < 2 * size:
-        yield f"it has {facts.free_bytes:,} bytes free, and the bundle has {size:,}"
 
 
 def read_report(text: str, manifest: Mapping[str, Any], device: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgeopt.devices import board_image, qemu
+from edgeopt.devices.adb import AdbDevice
 from edgeopt.devices.board import booted_board
 from edgeopt.devices.device import Device
 from edgeopt.devices.local import LOCAL, LocalDevice
@@ -46,6 +47,8 @@ def open_device(name: str) -> Iterator[Device]:
         yield LocalDevice()
     elif kind == "qemu":
         yield QemuDevice.named(rest)
+    elif kind == "adb" or name.startswith("adb?"):
+        yield AdbDevice(name)
     elif kind == "ssh":
         yield SshDevice(name)
     else:

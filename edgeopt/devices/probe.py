@@ -33,20 +33,28 @@ ARM_CORES = {
 
 def look(folder: str) -> dict[str, Any]:
     """Return the facts; ``folder`` is where a bundle would be put."""
-    cpuinfo, meminfo = _read("/proc/cpuinfo"), _read("/proc/meminfo")
-    memory = re.search(r"^MemTotal:\s*(\d+) kB", meminfo, re.MULTILINE)
-    features = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
-    processors = len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE))
+    told = told_by_linux(_read("/proc/cpuinfo"), _read("/proc/meminfo"))
     return {
+        **told,
+        "num_cpus": told["num_cpus"] or os.cpu_count() or 1,
         "architecture": platform.machine(),
-        "cpu": _cpu_name(cpuinfo),
-        "num_cpus": processors or os.cpu_count() or 1,
-        "features": features.group(1).split() if features else [],
-        "memory_bytes": int(memory.group(1)) * 1024 if memory else None,
         "libc": " ".join(platform.libc_ver()).strip(),
         "python": platform.python_version(),
         "runtimes": {name: _version(name) for name in PACKAGES if util.find_spec(name.replace("-", "_")) is not None},
         "free_bytes": _free_bytes(folder),
+    }
+
+
+def told_by_linux(cpuinfo: str, meminfo: str) -> dict[str, Any]:
+    """Return the facts that are in ``/proc/cpuinfo`` and ``/proc/meminfo``; no cores if they are not said."""
+    memory = re.search(r"^MemTotal:\s*(\d+) kB", meminfo, re.MULTILINE)
+    features = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    processors = len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE))
+    return {
+        "cpu": _cpu_name(cpuinfo),
+        "num_cpus": processors,
+        "features": features.group(1).split() if features else [],
+        "memory_bytes": int(memory.group(1)) * 1024 if memory else None,
     }
 
 
