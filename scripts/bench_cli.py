@@ -48,7 +48,7 @@ _COUNTS = (
 _EPILOG = """\
 sections:
   build         a whole build from nothing and an unchanged rebuild: time and memory
-  calibration   min/max beside ONNX Runtime's calibrator and plain inference, paired
+  calibration   each method beside ONNX Runtime's calibrators and plain inference: time and memory
   lowering      a QDQ file to a .tflite file: time and memory; chains of 100 to 10,000 nodes
   parity        the arm64 against the x86 bundle in their runtimes, value by value
   latency       int8 against float on one thread, paired; integer kernels; the peers
