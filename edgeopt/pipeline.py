@@ -32,12 +32,13 @@ Refused = ParityError | AccuracyError | LatencyError
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build made, did and read."""
+    """What a build made, did and read; ``float_model`` is the ONNX graph that everything was made from."""
 
     recipe_name: str
     bundles: tuple[BuiltBundle, ...]
     stages: tuple[StageRecord, ...]
     inputs_read: tuple[Path, ...]
+    float_model: Path
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as JSON types."""
@@ -98,7 +99,13 @@ def build(
         runner = StageRunner(Cache(place / ".cache", force))
         shared = SharedStages(loaded, runner)
     bundles = tuple(TargetStages(loaded, shared, spec, place, verify=verify).bundle() for spec in specs)
-    result = BuildResult(loaded.recipe.name, bundles, tuple(runner.records), _inputs_read(loaded, shared, specs))
+    result = BuildResult(
+        loaded.recipe.name,
+        bundles,
+        tuple(runner.records),
+        _inputs_read(loaded, shared, specs),
+        shared.float_model[0].path,
+    )
     _refuse(result, loaded.recipe.latency.allow_slower)
     return result
 

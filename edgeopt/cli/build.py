@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,10 +11,11 @@ import click
 
 from edgeopt.cli.accuracy import show_accuracy
 from edgeopt.cli.console import bytes_text, percent_text, print_table, reporting, shown_path, write_json
+from edgeopt.cli.costs import show_costs
 from edgeopt.cli.options import RecipeName, TargetName, device_options, json_option, verbosity_options
 from edgeopt.cli.report import VERDICT_COLUMNS, verdict_cells
 from edgeopt.cli.verdicts import raise_worst, show_verdicts, verdicts_json, verify_on
-from edgeopt.errors import AccuracyError, LatencyError, ParityError
+from edgeopt.errors import AccuracyError, EdgeoptError, LatencyError, ParityError
 
 if TYPE_CHECKING:
     from edgeopt.cli.verdicts import Verdicts
@@ -62,7 +63,15 @@ Examples:
 )
 @device_options
 @click.option(
-    "--allow-random-calibration", "allow_random", is_flag=True,
+    "--instructions/--no-instructions",
+    default=True,
+    show_default=True,
+    help="On qemu: devices count an inference's instructions, and warn if int8 takes more than float.",
+)
+@click.option(
+    "--allow-random-calibration",
+    "allow_random",
+    is_flag=True,
     help="Take a data set of random numbers, too; every bundle says so.",
 )
 @click.option("--force", is_flag=True, help="Build every stage anew, cached or not.")
@@ -78,6 +87,7 @@ def build(
     depfile: Path | None,
     devices: tuple[str, ...],
     timeout_s: float,
+    instructions: bool,
     force: bool,
     no_verify: bool,
     allow_slower: bool,
@@ -115,13 +125,28 @@ def build(
             raise
         others = [name for name in devices if name != "local"]
         elsewhere = {
-            bundle.path: verify_on(bundle.path, others, timeout_s=timeout_s) for bundle in result.bundles if others
+            bundle.path: _elsewhere(bundle.path, others, result.float_model, timeout_s, instructions)
+            for bundle in result.bundles
+            if others
         }
     _report(result, elsewhere, json_to, quiet=quiet)
     for bundle, verdicts in elsewhere.items():
         raise_worst(bundle, verdicts)
     if depfile is not None:
         _write_depfile(depfile, json_to, result)
+
+
+def _elsewhere(
+    bundle: Path, devices: Sequence[str], float_model: Path, timeout_s: float, instructions: bool
+) -> Verdicts:
+    """Verify a bundle on other devices, and count the float network's instructions where its own were counted."""
+    from edgeopt.float_cost import with_float
+
+    verdicts = verify_on(bundle, devices, timeout_s=timeout_s, instructions=instructions)
+    return {
+        name: verdict if isinstance(verdict, EdgeoptError) else with_float(verdict, bundle, float_model, timeout_s)
+        for name, verdict in verdicts.items()
+    }
 
 
 def _report(result: BuildResult, elsewhere: Mapping[Path, Verdicts], json_to: str | None, *, quiet: bool) -> None:
@@ -132,6 +157,7 @@ def _report(result: BuildResult, elsewhere: Mapping[Path, Verdicts], json_to: st
         for path, verdicts in elsewhere.items():
             click.echo(f"\n{path.name} elsewhere:")
             show_verdicts(verdicts)
+            show_costs(verdicts)
 
 
 @contextmanager

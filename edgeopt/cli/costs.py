@@ -87,7 +87,10 @@ def _instruction_rows(counted: Instructions) -> Iterator[tuple[str, str, str]]:
     parts = sorted(counted.operators.items(), key=lambda item: -item[1])
     if counted.rest is not None:
         parts.append(("rest", counted.rest))
-    for name, count in (*parts, ("all", counted.total)):
+    parts.append(("all", counted.total))
+    if counted.float_total is not None:
+        parts.append(("the float network", counted.float_total))
+    for name, count in parts:
         yield name, f"{count:,}", f"{count / counted.total:.1%}"
 
 

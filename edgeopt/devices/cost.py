@@ -46,12 +46,13 @@ class Instructions:
 
     ``operators`` and ``rest`` make up ``total``. An operator's are those that it takes as a model of its own, so that
     ``rest`` has the call itself, and is less than 0 where operators share what each of them does when it is alone.
-    ``rest`` is ``None`` if only the total was counted.
+    ``rest`` is ``None`` if only the total was counted. ``float_total`` are those of the float network, after a build.
     """
 
     total: int
     operators: Mapping[str, int]
     rest: int | None
+    float_total: int | None = None
 
 
 @dataclass(frozen=True)
