@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from edgeopt.provenance import fingerprint, folder_files, locate
 from edgeopt.samples import Dataset, Sample, Split
 from edgeopt.settings import CalibrationSettings, InputSettings
 from edgeopt.typed_toml import Decoder, read_toml
+
+_PACKAGE_FILE = re.compile(r"\w+:")
 
 
 @dataclass(frozen=True)
@@ -184,14 +187,16 @@ def _check_sample(sample: Sample, inputs: Mapping[str, InputSettings]) -> None:
 
 
 def _resolved(options: Mapping[str, object], facts: Mapping[str, object], folder: Path) -> Mapping[str, object]:
-    """Make the options that are paths absolute; they start at the recipe's folder."""
+    """Make the options that are paths absolute; they start at the recipe's folder, or at an installed package."""
     paths = _names(facts, "path_options")
     resolved = dict(options)
     for key in paths:
         if key in resolved:
-            resolved[key] = str((folder / str(resolved[key])).resolve())
-            if not Path(str(resolved[key])).exists():
-                raise DataError(f"calibration.options.{key}: there is no {resolved[key]}")
+            given = str(resolved[key])
+            path = locate(given, folder) if _PACKAGE_FILE.match(given) else (folder / given).resolve()
+            resolved[key] = str(path)
+            if not path.exists():
+                raise DataError(f"calibration.options.{key}: there is no {path}")
     return MappingProxyType(resolved)
 
 
