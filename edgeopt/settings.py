@@ -223,6 +223,10 @@ class QuantizeSettings:
             raise RecipeError("'float16' is a precision of the whole network, and goes with no 'nodes'")
 
 
+COUNTING_BOARDS = ("pi3", "pi4", "pi5")
+"""The emulated boards on which instructions are counted, ``qemu:pi3`` and so on."""
+
+
 @dataclass(frozen=True)
 class ParityLimits:
     """Where the verdict turns to no; each figure is judged on the worst held-out sample, agreement on all of them.
@@ -230,7 +234,8 @@ class ParityLimits:
     ``max_steps`` left out takes the target's fact: how far its kernels were measured from the quantized reference.
     ``max_built_in_steps`` is the same for runtimes with TFLite's built-in kernels, from what those kernels answered
     where the bundle was built. ``min_integer_coverage``, the least share of multiplications on integers, is 0.95 where
-    nothing is said, and 0 with float16.
+    nothing is said, and 0 with float16. ``max_instructions`` are an inference's on emulated CPUs, ``{ pi4 = 600000 }``:
+    no latency, but a figure that never wobbles.
     """
 
     max_steps: int | None = None
@@ -239,6 +244,7 @@ class ParityLimits:
     min_cosine: float = 0.95
     min_top1_agreement: float = 0.9
     min_integer_coverage: float | None = None
+    max_instructions: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse limits that no answer can break or keep."""
@@ -252,6 +258,12 @@ class ParityLimits:
                 raise RecipeError(f"'{name}' is a share in [0, 1], got {share}")
         if not -1 <= self.min_cosine <= 1:
             raise RecipeError(f"'min_cosine' must be in [-1, 1], got {self.min_cosine}")
+        for board, count in self.max_instructions.items():
+            if board not in COUNTING_BOARDS:
+                hint = did_you_mean(board, COUNTING_BOARDS)
+                raise RecipeError(f"'max_instructions' names boards that are emulated, got {board!r}", hint=hint)
+            if count < 1:
+                raise RecipeError(f"'max_instructions' must be at least 1, got {count} for {board}")
 
 
 METRICS = ("top1", "top5", "miou", "mae", "psnr", "cosine")

@@ -11,9 +11,10 @@ from edgeopt.cli.main import main
 from edgeopt.devices import instructions
 from edgeopt.devices.device import RunRequest
 from edgeopt.devices.instructions import count_instructions
-from edgeopt.devices.qemu import Emulation, QemuDevice
-from edgeopt.errors import DeviceError, MissingDependencyError
+from edgeopt.devices.qemu import BOARDS, Emulation, QemuDevice
+from edgeopt.errors import DeviceError, MissingDependencyError, RecipeError
 from edgeopt.parity import manifest_digest
+from edgeopt.settings import COUNTING_BOARDS, ParityLimits
 
 LITERT = "ai-edge-litert"
 
@@ -55,6 +56,23 @@ def test_verify_holds_the_limit_when_it_is_given_or_in_the_bundle(
     assert main(["verify", str(limited), "--device", "qemu:pi4"]) == 12
     assert f"{counted:,} instructions an inference, limit {counted - 1:,}" in capsys.readouterr().err
     assert verify(limited, device="qemu:pi5").passed
+
+
+def test_recipe_takes_limits_for_the_emulated_boards_and_no_others() -> None:
+    assert set(COUNTING_BOARDS) == set(BOARDS)
+    assert ParityLimits(max_instructions={"pi4": 1}).max_instructions == {"pi4": 1}
+    with pytest.raises(RecipeError, match="got 'pi44'") as caught:
+        ParityLimits(max_instructions={"pi44": 1})
+    assert "did you mean 'pi4'?" in str(caught.value)
+    with pytest.raises(RecipeError, match="at least 1, got 0 for pi4"):
+        ParityLimits(max_instructions={"pi4": 0})
+
+
+def test_limit_of_a_recipe_is_in_the_bundle_when_it_was_built(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    assert main(["build", "--quiet", "--set", "targets.arm64.parity.max_instructions.pi4=123456"]) == 0
+    manifest = json.loads(Path("build/edgeopt/arm64/bundle.json").read_text())
+    assert manifest["limits"]["max_instructions"] == {"pi4": 123456}
 
 
 def with_limit(bundle: Path, folder: Path, limit: dict[str, int]) -> Path:
