@@ -32,7 +32,8 @@ class TargetSpec:
     ``round_to`` is how many channels its kernels handle at once: pruned widths are multiples of it. ``image_layout``
     is how its model takes and gives images, ``""`` as the network does. ``runtime_package`` is what its bundle is
     verified with here, and ``max_steps`` how far from the quantized reference its kernels may answer
-    (``max_int16_steps``: with outputs of 16 bits). ``timed_here`` says whether what runs here is the device's own
+    (``max_int16_steps``: with outputs of 16 bits; ``max_dynamic_steps``: where activations before an output are quantized
+    while the network runs). ``timed_here`` says whether what runs here is the device's own
     runtime, so that int8 and float can be timed against each other in it.
     """
 
@@ -48,6 +49,7 @@ class TargetSpec:
     round_to: int
     max_steps: int
     max_int16_steps: int
+    max_dynamic_steps: int
     max_built_in_steps: int
     image_layout: Literal["NCHW", "NHWC", ""]
     device_note: str

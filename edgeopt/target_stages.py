@@ -134,9 +134,11 @@ class TargetStages:
     def _complete(self, limits: ParityLimits, border: Border, precision: Precision) -> ParityLimits:
         """Take the target's facts for what the recipe leaves out; steps of 16 bits are 256 times as fine."""
         is_wide = any(facts.integer_dtype == "int16" for facts in border.outputs)
+        is_dynamic = any(facts.is_dynamic for facts in border.outputs)
         facts: dict[str, Any] = {
             "max_steps": self.spec.max_int16_steps if is_wide else self.spec.max_steps,
             "max_built_in_steps": self.spec.max_built_in_steps,
+            **(dict.fromkeys(("max_steps", "max_built_in_steps"), self.spec.max_dynamic_steps) if is_dynamic else {}),
             "min_integer_coverage": 0.0 if precision == "float16" else _MIN_INTEGER_COVERAGE,
         }
         return replace(limits, **{name: fact for name, fact in facts.items() if getattr(limits, name) is None})
