@@ -32,9 +32,9 @@ class TargetSpec:
     ``round_to`` is how many channels its kernels handle at once: pruned widths are multiples of it. ``image_layout``
     is how its model takes and gives images, ``""`` as the network does. ``runtime_package`` is what its bundle is
     verified with here, and ``max_steps`` how far from the quantized reference its kernels may answer
-    (``max_int16_steps``: with outputs of 16 bits; ``max_dynamic_steps``: where activations before an output are quantized
-    while the network runs). ``timed_here`` says whether what runs here is the device's own
-    runtime, so that int8 and float can be timed against each other in it.
+    (``max_int16_steps``: with outputs of 16 bits; ``max_dynamic_steps``: behind activations that are quantized while
+    the network runs). ``timed_here`` says whether what runs here is the device's own runtime, so that int8 and float
+    can be timed against each other in it.
     """
 
     name: str
