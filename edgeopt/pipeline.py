@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeopt.cache import Cache
 from edgeopt.errors import AccuracyError, LatencyError, ParityError, UsageError
@@ -24,6 +24,9 @@ from edgeopt.shared_stages import SharedStages
 from edgeopt.stage import stage
 from edgeopt.target import TargetSpec, find_target
 from edgeopt.target_stages import BuiltBundle, TargetStages
+
+if TYPE_CHECKING:
+    from edgeopt.calibrate.report import CalibrationReport
 
 DEFAULT_OUT = Path("build")
 
@@ -140,6 +143,19 @@ def _refuse(result: BuildResult, allow_slower: bool) -> None:
             error.stage = stage_name
             error.result = result
             raise error
+
+
+def calibration(
+    loaded: LoadedRecipe, *, scheme: str = "asymmetric", out: Path | None = None, force: bool = False
+) -> CalibrationReport:
+    """Run a recipe's stages up to the ranges of one scheme, or find them in the cache, and report on every tensor."""
+    from edgeopt.calibrate.report import calibration_report
+    from edgeopt.calibrate.statistics import read_statistics
+
+    with stage("recipe"):
+        shared = SharedStages(loaded, StageRunner(Cache((out or DEFAULT_OUT).absolute() / ".cache", force)))
+    ranges, _ = shared.ranges(scheme)
+    return calibration_report(read_statistics(shared.calibration.folder), ranges, scheme)
 
 
 def _inputs_read(loaded: LoadedRecipe, shared: SharedStages, specs: Sequence[TargetSpec]) -> tuple[Path, ...]:

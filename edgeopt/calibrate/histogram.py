@@ -58,6 +58,13 @@ class Distribution:
         outside = (self.lower < minimum) | (self.upper > maximum)
         return float(self.counts[outside].sum() / max(self.counts.sum(), 1))
 
+    def magnitude(self, share: float) -> float:
+        """Return the magnitude that this share of the values does not exceed, by the far end of its bin."""
+        far = np.maximum(np.abs(self.lower), np.abs(self.upper))
+        order = np.argsort(far, kind="stable")
+        reached = np.cumsum(self.counts[order])
+        return float(far[order][np.searchsorted(reached, share * reached[-1])])
+
 
 def distribution_of(
     codes: NDArray[np.uint16], counts: NDArray[np.int64], minimum: float, maximum: float, *, merged_bits: int = 0

@@ -12,6 +12,7 @@ import click
 
 from edgeopt.cli.build import build
 from edgeopt.cli.bundle import bundle
+from edgeopt.cli.calibrate import calibrate
 from edgeopt.cli.convert import convert
 from edgeopt.cli.device import device
 from edgeopt.cli.doctor import doctor
@@ -79,7 +80,7 @@ def edgeopt() -> None:
     """
 
 
-for command in (build, verify, convert, inspect, bundle, device, targets, recipes, init, doctor):
+for command in (build, verify, convert, inspect, calibrate, bundle, device, targets, recipes, init, doctor):
     edgeopt.add_command(command)
 
 
