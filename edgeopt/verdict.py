@@ -157,9 +157,19 @@ def _verify_on(name: str, folder: Path, manifest: Mapping[str, Any], request: Ru
     if not coverage >= limit:  # counted here; the device has only the manifest's word
         report["passed"] = False
         report["failures"] = [f"{coverage:.1%} of the multiplications run on integers, limit {limit:.1%}"]
-    cost = replace(Cost.of_report(report), not_measured=not_measured, **counted)
+    cost = replace(_measured(report, request, name), not_measured=not_measured, **counted)
     verdict = replace(report_from(report, report["runtime"], device.name), cpu=facts.cpu, cost=cost)
     return _within(_max_instructions(device, manifest, request), verdict)
+
+
+def _measured(report: Mapping[str, Any], request: RunRequest, device: str) -> Cost:
+    """Return what was measured as it was asked for; what an emulator says unasked is not believed."""
+    if not request.measures:
+        return Cost()
+    cost = Cost.of_report(report)
+    if cost.latency_ms is None or cost.latency_ms.threads != request.threads:
+        raise DeviceError(f"{device} did not measure inferences on {request.threads} threads, as it was asked to")
+    return cost
 
 
 def _counted(device: Device, folder: Path, manifest: Mapping[str, Any], request: RunRequest) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class LocalDevice:
     def facts(self) -> DeviceFacts:
         """Look at this machine."""
         told = probe.look(tempfile.gettempdir())
-        return DeviceFacts(**{**told, "features": tuple(told["features"])}, device=LOCAL, is_emulated=False)
+        return DeviceFacts(**{**told, "features": tuple(told["features"]), "device": LOCAL})
 
     def run(self, bundle: Path, request: RunRequest) -> str:
         """Run the bundle where it lies, in this Python."""

@@ -42,6 +42,8 @@ def look(folder: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "runtimes": {name: _version(name) for name in PACKAGES if util.find_spec(name.replace("-", "_")) is not None},
         "free_bytes": _free_bytes(folder),
+        # qemu's machine calls itself so; whether it emulates the CPU too, or the host's own runs it, cannot be told
+        "is_emulated": "linux,dummy-virt" in _read("/proc/device-tree/compatible"),
     }
 
 

@@ -287,12 +287,9 @@ class QemuDevice:
                 told = self._look(runtime)
             runtimes = {**versions, **runtimes}
         title = f"{self._board.cpu}, {self._board.title}'s, emulated by qemu {self._emulation.qemu}"
-        features = tuple(told.pop("features"))
-        return DeviceFacts(
-            **{**told, "cpu": title, "runtimes": runtimes, "memory_bytes": None, "features": features},
-            device=self.name,
-            is_emulated=True,
-        )
+        seen_from_outside = {"device": self.name, "is_emulated": True, "cpu": title, "memory_bytes": None}
+        features = tuple(told["features"])
+        return DeviceFacts(**{**told, **seen_from_outside, "runtimes": runtimes, "features": features})
 
     def run(self, bundle: Path, request: RunRequest) -> str:
         """Run the bundle where it lies; only its report is written, to a temporary folder."""

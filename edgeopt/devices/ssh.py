@@ -103,7 +103,7 @@ class SshDevice:
             return self._without_python()
         try:
             told: dict[str, Any] = json.loads(finished.stdout)
-            return DeviceFacts(**{**told, "features": tuple(told["features"])}, device=self.name, is_emulated=False)
+            return DeviceFacts(**{**told, "features": tuple(told["features"]), "device": self.name})
         except (ValueError, TypeError, KeyError) as error:
             raise DeviceError(
                 f"{self.name} does not say what it is: {finished.stdout[:200]!r}, {finished.last_words()}",

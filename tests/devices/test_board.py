@@ -69,6 +69,7 @@ def test_boards_answer_bit_for_bit_what_this_machine_answers_when_two_run_at_onc
 def test_board_says_that_it_is_emulated_and_what_its_own_kernel_says_when_asked(board: BoardDevice) -> None:
     facts = board.facts()
     assert facts.is_emulated
+    assert board._ssh.facts().is_emulated  # the machine says so itself, also to those who reach it by its address
     assert facts.device == "board:pi4"
     assert facts.cpu.startswith("cortex-a72")
     assert "Linux 6." in facts.cpu
