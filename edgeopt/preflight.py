@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeopt.devices.device import DeviceFacts, RunRequest, unfit
+from edgeopt.devices.device import C, DeviceFacts, RunRequest, unfit
+from edgeopt.devices.runner import missing_libraries
 from edgeopt.parity import TFLITE_RUNTIMES
 
 # These count as TensorFlow Lite does; ai-edge-litert went on where that had ended, at 2.17.
@@ -17,9 +18,11 @@ _COUNT_AS_TFLITE = ("tflite-runtime", "tensorflow")
 def reasons_against(
     bundle: Path, manifest: Mapping[str, Any], facts: DeviceFacts, request: RunRequest
 ) -> Iterator[str]:
-    """Yield every reason why a device cannot run a bundle."""
+    """Yield every reason why a device cannot run a bundle by the request's runner."""
     yield from unfit(facts, manifest, request)
-    if manifest["model"]["format"] == "tflite":
+    if request.runner.name == C:
+        yield from missing_libraries(request.runner, facts)
+    elif manifest["model"]["format"] == "tflite":
         yield from _too_old(bundle / manifest["model"]["file"], facts, request)
 
 

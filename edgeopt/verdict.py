@@ -15,10 +15,11 @@ from typing import Any
 from edgeopt import parity
 from edgeopt.bundle.golden import Golden, load_golden
 from edgeopt.devices.cost import NO_COUNT, NO_LATENCY, Cost
-from edgeopt.devices.device import DEFAULT_TIMEOUT_S, Device, RunRequest, read_report
+from edgeopt.devices.device import DEFAULT_TIMEOUT_S, C, Device, DeviceFacts, RunRequest, read_report
 from edgeopt.devices.local import LOCAL
 from edgeopt.devices.named import open_device
 from edgeopt.devices.qemu import QemuDevice
+from edgeopt.devices.runner import chosen_runner, ready_runner
 from edgeopt.errors import BundleError, DeviceError, MissingDependencyError
 from edgeopt.preflight import reasons_against
 from edgeopt.stage import report_progress, stage
@@ -94,6 +95,8 @@ def verify(
     sustained_s: float | None = None,
     instructions: bool = False,
     max_instructions: int | None = None,
+    runner: str | None = None,
+    compiler: str | None = None,
 ) -> ParityReport:
     """Check a bundle's files, count its integer kernels anew, run its golden samples and return the verdict.
 
@@ -108,11 +111,13 @@ def verify(
         sustained_s: go on for so many seconds, and look at temperature, frequency and throttling.
         instructions: count an inference's instructions, of each operator too. On ``qemu:`` devices only.
         max_instructions: a limit for them; left out, the one in the bundle.
+        runner: ``python`` or ``c``; left out, C on a device without Python.
+        compiler: the command that builds the C runner; left out, one is looked for.
 
     Raises:
         BundleError: a file is missing or was changed, or the bundle has another schema version.
-        MissingDependencyError: no installed runtime can load the model.
-        UsageError: there is no such kind of device.
+        MissingDependencyError: no installed runtime can load the model, or no compiler can build the C runner.
+        UsageError: there is no such kind of device, or the C runner cannot do what is asked of it.
         DeviceError: the device cannot be reached, cannot run this bundle, is too slow or answers garbage.
     """
     with stage("verify"):
@@ -121,8 +126,8 @@ def verify(
         manifest["integer_coverage"] = _coverage_now(folder, manifest)
         limit_s = timeout_s + (latency_s or 0) + (sustained_s or 0)
         request = RunRequest(runtime, threads, limit_s, latency_s, sustained_s, instructions, max_instructions)
-        if device != LOCAL or request.measures:  # what is measured must be a process of its own
-            return _verify_on(device, folder, manifest, request)
+        if device != LOCAL or request.measures or runner == C:  # what is measured must be a process of its own
+            return _verify_on(device, folder, manifest, request, runner, compiler)
         golden = load_golden(folder / "golden.npz")
         report = judge_model(folder / manifest["model"]["file"], manifest, golden, runtime, threads)
         return replace(report, cpu=parity.cpu_name())
@@ -142,16 +147,18 @@ def checked_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder}: {error}", hint="build it again, or take it from where it was built") from error
 
 
-def _verify_on(name: str, folder: Path, manifest: Mapping[str, Any], request: RunRequest) -> ParityReport:
+def _verify_on(
+    name: str, folder: Path, manifest: Mapping[str, Any], request: RunRequest, runner: str | None, compiler: str | None
+) -> ParityReport:
     """Run the test that travels in the bundle on another device, if the device says that it can."""
     with open_device(name) as device:
         facts = device.facts()
-        if reasons := list(reasons_against(folder, manifest, facts, request)):
-            raise DeviceError(f"{device.name} cannot run this bundle: {'; '.join(reasons)}")
         not_measured = NO_LATENCY if facts.is_emulated and request.measures else None
         if not_measured:
             request = replace(request, latency_s=None, sustained_s=None)
-        report = read_report(device.run(folder, request), manifest, device.name)
+        chosen = chosen_runner(runner, facts, manifest)
+        with ready_runner(chosen, folder, facts.architecture, compiler) as ready:
+            report = _report_of(device, facts, folder, manifest, replace(request, runner=ready))
         counted = _counted(device, folder, manifest, request)
     coverage, limit = manifest["integer_coverage"], manifest["limits"]["min_integer_coverage"]
     if not coverage >= limit:  # counted here; the device has only the manifest's word
@@ -170,6 +177,16 @@ def _measured(report: Mapping[str, Any], request: RunRequest, device: str) -> Co
     if cost.latency_ms is None or cost.latency_ms.threads != request.threads:
         raise DeviceError(f"{device} did not measure inferences on {request.threads} threads, as it was asked to")
     return cost
+
+
+def _report_of(
+    device: Device, facts: DeviceFacts, folder: Path, manifest: Mapping[str, Any], request: RunRequest
+) -> dict[str, Any]:
+    if reasons := list(reasons_against(folder, manifest, facts, request)):
+        raise DeviceError(f"{device.name} cannot run this bundle: {'; '.join(reasons)}")
+    report = read_report(device.run(folder, request), manifest, device.name)
+    report["runtime"] = request.runner.runtimes.get(report["runtime"], report["runtime"])
+    return report
 
 
 def _counted(device: Device, folder: Path, manifest: Mapping[str, Any], request: RunRequest) -> dict[str, Any]:

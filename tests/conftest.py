@@ -9,8 +9,10 @@ import pytest
 from tiny_project import write_project
 
 from edgeopt.atomic import locked
+from edgeopt.devices import compiler
 from edgeopt.devices.board_image import BoardImage
 from edgeopt.devices.board_image import set_up as set_up_boards
+from edgeopt.devices.compiler import Compiler
 from edgeopt.devices.debian import PrivateApt
 from edgeopt.devices.qemu import Emulation, set_up
 
@@ -44,6 +46,12 @@ def emulation(device_cache: Path) -> Iterator[Emulation]:
         emulation = set_up()
     yield emulation
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def cross_compiler(emulation: Emulation) -> Compiler:
+    """A C compiler for aarch64, set up as `edgeopt device setup compiler` does it, beside the emulation."""
+    return compiler.set_up()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ Examples:
   edgeopt device list
   edgeopt device setup qemu                         no root, nothing on the host is touched
   edgeopt device setup board                        a whole emulated machine with an ssh server
+  edgeopt device setup compiler                     builds the C runner for aarch64 devices without Python
   edgeopt device info qemu:pi5
   edgeopt device info ssh://pi@raspberrypi.local --bundle build/mnist5k/arm64
 """
@@ -79,18 +81,19 @@ def info(name: str, bundle: Path | None, json_to: str | None, verbose: bool, qui
 
 
 @device.command()
-@click.argument("kind", metavar="KIND", type=click.Choice(["qemu", "board"]))
+@click.argument("kind", metavar="KIND", type=click.Choice(["qemu", "board", "compiler"]))
 @click.option("--force", is_flag=True, help="Fetch everything again, even if it is there.")
 @verbosity_options
 def setup(kind: str, force: bool, verbose: bool, quiet: bool) -> None:
     """Fetch what emulated devices need into the user's cache, without root.
 
-    KIND is qemu, or board, which needs qemu too. Packages come from this machine's own apt sources and from pip's
-    index; both check them. About 85 MB are fetched for qemu, and 65 MB more for board. What was fetched before Ctrl-C
-    or a full disk is not fetched again.
+    KIND is qemu, or board, which needs qemu too, or compiler, which builds the C runner for aarch64 devices without
+    Python. Packages come from this machine's own apt sources and from pip's index; both check them. About 85 MB are
+    fetched for qemu, 65 MB more for board, and 55 MB for compiler. What was fetched before Ctrl-C or a full disk is not
+    fetched again.
     """
     with reporting(verbose=verbose, quiet=quiet):
-        done = _set_up_board(force) if kind == "board" else _set_up_qemu(force)
+        done = {"qemu": _set_up_qemu, "board": _set_up_board, "compiler": _set_up_compiler}[kind](force)
     if not quiet:
         click.echo("\n".join(done))
 
@@ -112,12 +115,21 @@ def _set_up_board(force: bool) -> list[str]:
     return [f"qemu {image.qemu} and Linux {image.linux} for aarch64 in {image.folder}"]
 
 
+def _set_up_compiler(force: bool) -> list[str]:
+    from edgeopt.devices.compiler import set_up
+
+    return [f"C compiler for aarch64: {set_up(force=force).command[0]}"]
+
+
 def _reasons_against(bundle: Path, facts: DeviceFacts) -> list[str]:
     from edgeopt.devices.device import RunRequest
+    from edgeopt.devices.runner import chosen_runner, ready_runner
     from edgeopt.preflight import reasons_against
     from edgeopt.verdict import checked_manifest
 
-    return list(reasons_against(bundle, checked_manifest(bundle), facts, RunRequest()))
+    manifest, request = checked_manifest(bundle), RunRequest()
+    with ready_runner(chosen_runner(None, facts, manifest), bundle, facts.architecture, None) as runner:
+        return list(reasons_against(bundle, manifest, facts, replace(request, runner=runner)))
 
 
 def _show(facts: DeviceFacts) -> None:

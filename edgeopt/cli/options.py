@@ -95,6 +95,22 @@ def counting_options(command: Command) -> Command:
     return count(limit(command))
 
 
+def runner_options(command: Command) -> Command:
+    """Add ``--runner`` and ``--cc``."""
+    compiler = click.option(
+        "--cc",
+        "compiler",
+        metavar="COMMAND",
+        help="The compiler that builds the C runner for the device.  [default: one on PATH, or the one set up]",
+    )
+    runner = click.option(
+        "--runner",
+        type=click.Choice(["python", "c"]),
+        help="The program that runs the test there.  [default: python; c on a device without Python]",
+    )
+    return runner(compiler(command))
+
+
 class TargetName(click.ParamType[str]):
     """The name of a target, or ``all``; whether it exists is for the library to say."""
 

@@ -9,7 +9,14 @@ import click
 from edgeopt.cli.console import reporting, write_json
 from edgeopt.cli.costs import show_costs
 from edgeopt.cli.junit import write_junit
-from edgeopt.cli.options import counting_options, device_options, json_option, measuring_options, verbosity_options
+from edgeopt.cli.options import (
+    counting_options,
+    device_options,
+    json_option,
+    measuring_options,
+    runner_options,
+    verbosity_options,
+)
 from edgeopt.cli.verdicts import raise_worst, show_verdicts, verdicts_json, verify_on
 
 _EXAMPLES = """\b
@@ -19,6 +26,7 @@ Examples:
   edgeopt verify build/mnist5k/x86 --json parity.json
   edgeopt verify build/mnist5k/arm64 --device qemu:pi4       real aarch64 code
   edgeopt verify build/mnist5k/arm64 --device ssh://pi@raspberrypi.local
+  edgeopt verify build/mnist5k/arm64 --device ssh://root@gateway --runner c     needs no Python there
   edgeopt verify build/mnist5k/arm64 --device local --device qemu:pi3 --junit parity.xml
   edgeopt verify build/mnist5k/arm64 --device ssh://pi@raspberrypi.local --latency --sustained 300
   edgeopt verify build/mnist5k/arm64 --device qemu:pi4 --instructions --max-instructions 600000
@@ -31,6 +39,7 @@ Examples:
 @device_options
 @measuring_options
 @counting_options
+@runner_options
 @click.option(
     "--require-signature",
     "public_key",
@@ -51,6 +60,8 @@ def verify(
     threads: int,
     instructions: bool,
     max_instructions: int | None,
+    runner: str | None,
+    compiler: str | None,
     public_key: Path | None,
     junit_to: Path | None,
     json_to: str | None,
@@ -73,6 +84,7 @@ def verify(
         verdicts = verify_on(
             bundle, devices, runtime=runtime, timeout_s=timeout_s, latency_s=latency_s, sustained_s=sustained_s,
             threads=threads, instructions=instructions, max_instructions=max_instructions,
+            runner=runner, compiler=compiler,
         )  # fmt: skip
     if junit_to is not None:
         write_junit(junit_to, str(bundle), verdicts)

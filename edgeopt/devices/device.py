@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from edgeopt.parity import TFLITE_RUNTIMES, failures_of
 
 DEFAULT_TIMEOUT_S = 600.0
 LITERT = "ai-edge-litert"
+PYTHON, C = "python", "c"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class DeviceFacts:
 
     ``runtimes`` are the runtimes and NumPy by package name, with their versions. ``free_bytes`` is the room where a
     bundle would be put. ``runner`` is a folder on this machine with ``run_parity`` and ``libLiteRt.so`` for the device,
-    which are used in place of its Python.
+    which are used in place of its Python. ``libstdcxx`` is the newest version of symbols that its C++ library has, such
+    as ``GLIBCXX_3.4.30``; only devices without Python are asked for it.
     """
 
     device: str
@@ -37,10 +39,32 @@ class DeviceFacts:
     runtimes: Mapping[str, str]
     free_bytes: int | None
     runner: str | None = None
+    libstdcxx: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as JSON types."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """The program that runs a bundle's test: by default ``run_parity.py`` in the device's Python.
+
+    ``files`` go to the device beside the bundle, by their names there; the first one is the program. ``runtimes`` are
+    better names for what the program says of the runtime.
+    """
+
+    name: str = PYTHON
+    files: Mapping[str, Path] = field(default_factory=dict)
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, python: str) -> list[str]:
+        """Return what starts it in a folder that has the bundle and ``files``."""
+        return [python, "run_parity.py"] if self.name == PYTHON else [f"./{next(iter(self.files))}"]
+
+    def command_here(self, bundle: Path) -> list[str]:
+        """Return what starts the C runner where it was built, on a bundle where it lies."""
+        return [str(next(iter(self.files.values()))), str(bundle.resolve())]
 
 
 @dataclass(frozen=True)
@@ -59,6 +83,7 @@ class RunRequest:
     sustained_s: float | None = None
     instructions: bool = False
     max_instructions: int | None = None
+    runner: Runner = field(default_factory=Runner)
 
     @property
     def measures(self) -> bool:
@@ -66,8 +91,9 @@ class RunRequest:
         return self.latency_s is not None or self.sustained_s is not None
 
     def arguments(self, report: str) -> list[str]:
-        """Return the arguments of ``run_parity.py``."""
-        asked = {"runtime": self.runtime, "latency": self.latency_s, "sustained": self.sustained_s}
+        """Return the arguments of ``run_parity.py``, which the C runner has too; it has but one runtime."""
+        runtime = self.runtime if self.runner.name == PYTHON else None
+        asked = {"runtime": runtime, "latency": self.latency_s, "sustained": self.sustained_s}
         chosen = [part for name, value in asked.items() if value is not None for part in (f"--{name}", str(value))]
         return ["--json", report, "--threads", str(self.threads), *chosen]
 
@@ -87,7 +113,7 @@ class Device(Protocol):
         """
 
     def run(self, bundle: Path, request: RunRequest) -> str:
-        """Run ``run_parity.py`` of a bundle there and return the JSON that it wrote.
+        """Run a bundle's test there by the request's runner, and return the JSON that it wrote.
 
         Raises:
             DeviceError: the device cannot be reached, the time is over, or the test did not come to a verdict.
@@ -96,9 +122,10 @@ class Device(Protocol):
 
 def unfit(facts: DeviceFacts, manifest: Mapping[str, Any], request: RunRequest) -> Iterator[str]:
     """Yield every reason why a device cannot run a bundle; nothing was copied to it yet."""
-    lacks = _runner_lacks if facts.runner else _python_lacks
+    lacks = _runner_lacks if facts.runner or request.runner.name == C else _python_lacks
     yield from lacks(facts, manifest["model"]["format"], request)
     size = sum(file["size_bytes"] for file in manifest["files"].values())
+    size += sum(path.stat().st_size for path in request.runner.files.values())
     if facts.free_bytes is not None and facts.free_bytes < 2 * size:
         yield f"it has {facts.free_bytes:,} bytes free, and the bundle has {size:,}"
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from edgeopt.devices import probe
-from edgeopt.devices.device import DeviceFacts, RunRequest
+from edgeopt.devices.device import PYTHON, DeviceFacts, RunRequest
 from edgeopt.devices.process import run_limited
 from edgeopt.errors import DeviceError
 
@@ -25,11 +25,12 @@ class LocalDevice:
         return DeviceFacts(**{**told, "features": tuple(told["features"]), "device": LOCAL})
 
     def run(self, bundle: Path, request: RunRequest) -> str:
-        """Run the bundle where it lies, in this Python."""
+        """Run the bundle where it lies, in this Python or by the C runner."""
         with tempfile.TemporaryDirectory(prefix="edgeopt.") as work:
             report = Path(work) / "report.json"
-            command = [sys.executable, "-B", str(bundle.resolve() / "run_parity.py"), *request.arguments(str(report))]
-            finished = run_limited(command, what=LOCAL, timeout_s=request.timeout_s)
+            python = [sys.executable, "-B", str(bundle.resolve() / "run_parity.py")]
+            command = python if request.runner.name == PYTHON else request.runner.command_here(bundle)
+            finished = run_limited([*command, *request.arguments(str(report))], what=LOCAL, timeout_s=request.timeout_s)
             if not report.is_file():
                 raise DeviceError(f"the bundle's test ended without a report: {finished.last_words()}")
             return report.read_text(encoding="utf-8", errors="replace")

@@ -27,7 +27,7 @@ from typing import Any
 from edgeopt.atomic import locked
 from edgeopt.devices.construction import home_of, under_construction
 from edgeopt.devices.debian import PrivateApt, is_full, program_in
-from edgeopt.devices.device import DeviceFacts, RunRequest
+from edgeopt.devices.device import PYTHON, DeviceFacts, RunRequest
 from edgeopt.devices.process import Finished, run_limited
 from edgeopt.errors import DeviceError, MissingDependencyError, StorageError, UsageError, did_you_mean
 from edgeopt.stage import logger, stage, track
@@ -293,11 +293,14 @@ class QemuDevice:
 
     def run(self, bundle: Path, request: RunRequest) -> str:
         """Run the bundle where it lies; only its report is written, to a temporary folder."""
-        runtime = self.runtime(request)
         with tempfile.TemporaryDirectory(prefix="edgeopt.") as work:
             report = Path(work) / "report.json"
-            script = str(bundle.resolve() / "run_parity.py")
-            finished = self.python(runtime, [script, *request.arguments(str(report))], request.timeout_s)
+            arguments = request.arguments(str(report))
+            if request.runner.name == PYTHON:
+                script = str(bundle.resolve() / "run_parity.py")
+                finished = self.python(self.runtime(request), [script, *arguments], request.timeout_s)
+            else:
+                finished = self._emulated([*request.runner.command_here(bundle), *arguments], request.timeout_s)
             if not report.is_file():
                 raise DeviceError(f"{self.name}: the bundle's test ended without a report: {finished.last_words()}")
             return report.read_text(encoding="utf-8", errors="replace")
@@ -325,15 +328,20 @@ class QemuDevice:
         """Run the emulated Python with a runtime's folder on its path, and nothing of this process's environment."""
         root = self._emulation.folder
         program = str(root / "arm64/usr/bin" / f"python{self._emulation.python}")
-        environment = {
-            "LC_ALL": "C.UTF-8",
-            "PATH": os.environ.get("PATH", ""),
+        variables = {
             "PYTHONHASHSEED": "0",
             "PYTHONPATH": str(root / "site" / runtime),
             **({} if writes_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"}),
         }
-        command = [*self._emulation.qemu_command(self._key), *qemu_options, program, *arguments]
-        return run_limited(command, what=self.name, timeout_s=timeout_s, environment=environment)
+        return self._emulated([*qemu_options, program, *arguments], timeout_s, variables)
+
+    def _emulated(
+        self, command: Sequence[str], timeout_s: float, variables: Mapping[str, str] | None = None
+    ) -> Finished:
+        """Run an aarch64 program, behind options of qemu, with nothing of this process's environment but its path."""
+        environment = {"LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH", ""), **(variables or {})}
+        called = [*self._emulation.qemu_command(self._key), *command]
+        return run_limited(called, what=self.name, timeout_s=timeout_s, environment=environment)
 
     def _look(self, runtime: str) -> dict[str, Any]:
         finished = self.python(runtime, [str(_PROBE), tempfile.gettempdir()], _A_LOOK_S)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from edgeopt.devices.device import DeviceFacts, RunRequest
+from edgeopt.devices import shell_probe
+from edgeopt.devices.device import DeviceFacts, Runner, RunRequest
 from edgeopt.devices.process import Finished, run_limited
 from edgeopt.errors import DeviceError, MissingDependencyError, UsageError
 
@@ -30,7 +31,7 @@ _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*")  # no word that ssh could t
 _PROBE = Path(__file__).with_name("probe.py")
 _EXAMPLE = "ssh://user@host[:port][/folder][?python=/path/to/python3&config=ssh_config]"
 
-# The board's side. BASE, PYTHON, TIME and ARGUMENTS are quoted for its shell.
+# The board's side. BASE, TIME and COMMAND are quoted for its shell.
 _RUN = """\
 set -eu
 umask 077
@@ -43,7 +44,7 @@ cd "$work"
 limit=
 if command -v timeout >/dev/null; then limit="timeout {time}"; fi
 code=0
-$limit {python} run_parity.py {arguments} >&2 </dev/null || code=$?
+$limit {command} >&2 </dev/null || code=$?
 if [ -f report.json ]; then cat report.json; fi
 exit $code
 """
@@ -115,12 +116,11 @@ class SshDevice:
         address = self._address
         script = _RUN.format(
             base=shlex.quote(address.folder),
-            python=shlex.quote(address.python),
             time=max(1, round(request.timeout_s)),
-            arguments=shlex.join(request.arguments("report.json")),
+            command=shlex.join([*request.runner.command(address.python), *request.arguments("report.json")]),
         )
         with tempfile.TemporaryFile() as stream:
-            _write_tar(bundle, stream)
+            _write_tar(bundle, request.runner, stream)
             stream.seek(0)
             finished = self._ssh(f"exec sh -c {shlex.quote(script)}", request.timeout_s + _CONNECT_S, stream)
         if not finished.stdout:
@@ -159,17 +159,27 @@ class SshDevice:
         return [*command, "--", address.host]
 
     def _without_python(self) -> DeviceFacts:
+        """Ask the shell: a board that has no Python may run the C runner."""
         with tempfile.TemporaryFile() as nothing:
-            machine = self._ssh("uname -m", _A_LOOK_S, nothing).stdout.strip()
-        return DeviceFacts(self.name, False, machine, "unknown", 1, (), None, "", None, {}, None)
+            finished = self._ssh(shell_probe.question(self._address.folder), _A_LOOK_S, nothing)
+        try:
+            return DeviceFacts(**shell_probe.understood(finished.stdout), device=self.name, is_emulated=False)
+        except ValueError as error:
+            raise DeviceError(f"{self.name} has no Python, and its shell answers {finished.stdout[:200]!r}") from error
 
 
-def _write_tar(bundle: Path, stream: IO[bytes]) -> None:
-    """Write a bundle's files as a tar archive without owners and times."""
+def _write_tar(bundle: Path, runner: Runner, stream: IO[bytes]) -> None:
+    """Write a bundle's files and what goes beside them as a tar archive without owners and times."""
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for path in sorted(bundle.rglob("*")):
             if path.is_file() and not path.is_symlink():
-                entry = tarfile.TarInfo(path.relative_to(bundle).as_posix())
-                entry.size, entry.mode = path.stat().st_size, 0o600
-                with path.open("rb") as content:
-                    archive.addfile(entry, content)
+                _add(archive, path.relative_to(bundle).as_posix(), path, 0o600)
+        for name, path in runner.files.items():
+            _add(archive, name, path, 0o700)
+
+
+def _add(archive: tarfile.TarFile, name: str, path: Path, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = path.stat().st_size, mode
+    with path.open("rb") as content:
+        archive.addfile(entry, content)

@@ -35,8 +35,11 @@ class Server:
 
 
 @contextmanager
-def running_server(sshd: Path, folder: Path) -> Iterator[Server]:
-    """Run the server out of the package that was unpacked in `sshd`; it serves this user, with keys alone."""
+def running_server(sshd: Path, folder: Path, settings: str = "") -> Iterator[Server]:
+    """Run the server out of the package that was unpacked in `sshd`; it serves this user, with keys alone.
+
+    `settings` are lines of its configuration.
+    """
     folder.mkdir()
     for key in ("host_key", "user_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
@@ -51,7 +54,7 @@ def running_server(sshd: Path, folder: Path) -> Iterator[Server]:
     )
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nAuthorizedKeysFile {folder}/user_key.pub\n"
-        "UsePAM no\nPasswordAuthentication no\nStrictModes no\nPidFile none\nPermitRootLogin yes\n"
+        "UsePAM no\nPasswordAuthentication no\nStrictModes no\nPidFile none\nPermitRootLogin yes\n" + settings
     )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(_command(sshd, folder), stderr=log)

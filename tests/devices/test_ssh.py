@@ -82,7 +82,7 @@ def test_verify_says_so_when_nobody_listens(server: Server, bundle: Path) -> Non
 
 def test_verify_refuses_before_anything_is_copied_when_the_board_has_no_python(server: Server, bundle: Path) -> None:
     with pytest.raises(DeviceError, match="cannot run this bundle: it has no Python"):
-        verify(bundle, device=server.url(python="/nowhere/python3"))
+        verify(bundle, device=server.url(python="/nowhere/python3"), runner="python")
     assert not server.remote.exists()
 
 
