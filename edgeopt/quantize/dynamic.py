@@ -127,6 +127,11 @@ def is_behind_dynamic(value: ir.Value) -> bool:
     return any(node.domain == DOMAIN for node in seen)
 
 
+def functions_of(graph: ir.Graph) -> list[onnx.FunctionProto]:
+    """Return the functions without which no piece of a graph with dynamic pairs runs."""
+    return [_parsed(text, graph.opset_imports[""]) for text in _PAIR] if DOMAIN in graph.opset_imports else []
+
+
 def dynamic_as_integers(model: ir.Model) -> None:
     """Put ONNX Runtime's integer kernels in the place of what reads a dynamic pair, in standard operators, in place."""
     found = [node for node in model.graph if is_dynamic(node)]
@@ -200,10 +205,13 @@ def _define(model: ir.Model, texts: Sequence[str]) -> None:
     """Add functions to a model, for its opset."""
     opset = model.graph.opset_imports[""]
     for text in texts:
-        proto = onnx.parser.parse_function(f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>{text}')
-        function = ir.serde.deserialize_function(proto)
+        function = ir.serde.deserialize_function(_parsed(text, opset))
         model.functions[function.identifier()] = function
     model.graph.opset_imports[DOMAIN] = 1
+
+
+def _parsed(text: str, opset: int) -> onnx.FunctionProto:
+    return onnx.parser.parse_function(f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>{text}')
 
 
 def _producer(node: ir.Node, index: int) -> ir.Node:
