@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeopt.artifacts import FloatModel, TensorInfo
+from edgeopt.artifacts import FloatModel, TensorInfo, canonical_json
 from edgeopt.cleaning import clean, quiet
 from edgeopt.errors import ExportError
 from edgeopt.onnx_file import check_inputs, check_shapes, open_onnx, read_onnx
@@ -29,6 +29,9 @@ from edgeopt.source import example_inputs
 
 # Protobuf stops at 2 GiB; from here on the weights go to a file beside the graph.
 EXTERNAL_DATA_BYTES = 1 << 30
+
+# The record of which node of the exported program each tensor is; a graph that came as ONNX has none.
+TORCH_NAMES = "torch_names.json"
 
 Answer = Callable[[Sample], Sequence[NDArray[np.generic]]]
 
@@ -45,10 +48,12 @@ def export_torch(
     Raises:
         ExportError: if the exporter refuses, or an output differs by more than the limit.
     """
-    graph = _export(network, model, settings)
+    program = export_program(network, model, settings)
+    graph, names = program.model, _names_in_torch(program)
     check_shapes(graph.graph.inputs, model, "the network")
     module = network.module() if isinstance(network, torch.export.ExportedProgram) else network
     exported = _finish(graph, model, out_dir)
+    (out_dir / TORCH_NAMES).write_text(canonical_json(names), encoding="utf-8")
     compare(torch_answer(module, model), exported, samples, settings.max_relative_error)
     return exported
 
@@ -125,9 +130,14 @@ def float_model(path: Path) -> FloatModel:
     return FloatModel(path, tuple(map(_tensor_info, graph.inputs)), tuple(map(_tensor_info, graph.outputs)))
 
 
-def _export(
+def export_program(
     network: nn.Module | torch.export.ExportedProgram, model: ModelSettings, settings: ExportSettings
-) -> ir.Model:
+) -> torch.onnx.ONNXProgram:
+    """Translate a network, not cleaned yet; the result has the exported program beside the graph.
+
+    Raises:
+        ExportError: if the exporter refuses.
+    """
     dynamic = any(given.dynamic_batch for given in model.inputs.values())
     batch = 2 if dynamic else 1  # torch.export takes a size of 1 for a constant
     arguments = example_inputs(model, batch)
@@ -153,7 +163,19 @@ def _export(
         ) from error
     if program is None:
         raise ExportError("torch.onnx returned no graph")
-    return program.model
+    return program
+
+
+def _names_in_torch(program: torch.onnx.ONNXProgram) -> dict[str, str]:
+    """Return the node of the exported program that each tensor of the graph is: the exporter gives both one name."""
+    exported = program.exported_program
+    assert exported is not None
+    nodes = {node.name for node in exported.graph.nodes}
+    values = (str(value.name) for node in program.model.graph for value in node.outputs)
+    outputs = (str(value.name) for value in program.model.graph.outputs)
+    return {name: name for name in values if name in nodes} | dict(
+        zip(outputs, map(str, exported.graph_signature.user_outputs), strict=True)
+    )
 
 
 def _finish(graph: ir.Model, model: ModelSettings, out_dir: Path) -> FloatModel:
@@ -165,10 +187,14 @@ def _finish(graph: ir.Model, model: ModelSettings, out_dir: Path) -> FloatModel:
                 f"output {output.name!r} is {output.dtype.numpy()}, expected float32",
                 hint="let the network end at its logits, and take the class outside of it",
             )
+    return save_float(graph, out_dir / "model.onnx")
+
+
+def save_float(graph: ir.Model, path: Path) -> FloatModel:
+    """Write a float graph, its weights beside it if they are many, and describe it."""
     graph.producer_name, graph.producer_version = "edgeopt", ""
-    path = out_dir / "model.onnx"
     size = sum(tensor.const_value.nbytes for tensor in graph.graph.initializers.values() if tensor.const_value)
-    ir.save(graph, path, external_data="model.onnx.data" if size > EXTERNAL_DATA_BYTES else None)
+    ir.save(graph, path, external_data=f"{path.name}.data" if size > EXTERNAL_DATA_BYTES else None)
     return float_model(path)
 
 

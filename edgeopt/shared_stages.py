@@ -282,6 +282,10 @@ class SharedStages:
         """Return the first samples of a split, checked, held in memory."""
         return list(checked_samples(self._open(split), count, self.recipe.model.inputs, split))
 
+    def network(self) -> nn.Module:
+        """Return the network that is exported, in PyTorch."""
+        return self._rebuild(self.student[0])
+
     def _rebuild(self, artifact: TorchModel) -> nn.Module:
         from edgeopt.compress.rebuild import rebuild
 

@@ -75,15 +75,17 @@ class TargetStages:
 
     def bundle(self) -> BuiltBundle:
         """Lower, verify and write the bundle of one target."""
+        candidate, accuracy = self.chosen()
+        return self._written(candidate, self._judged(candidate), accuracy, self._compared(candidate))
+
+    def chosen(self) -> tuple[Candidate, AccuracyReport | None]:
+        """Quantize and lower by the recipe's plan, or by the one that the accuracy contract finds."""
         plan = settings_for(self.recipe, self.spec.name)[0]
         self._check_precisions(plan)
-        accuracy = None
         if self.recipe.accuracy is None or not self._verify:
-            candidate = self._candidate(plan)
-        else:
-            stages = AccuracyStages(self._loaded, self.shared, self.spec, self.recipe.accuracy, self._candidate)
-            candidate, accuracy = stages.held(plan)
-        return self._written(candidate, self._judged(candidate), accuracy, self._compared(candidate))
+            return self._candidate(plan), None
+        stages = AccuracyStages(self._loaded, self.shared, self.spec, self.recipe.accuracy, self._candidate)
+        return stages.held(plan)
 
     def _candidate(self, plan: QuantizeSettings) -> Candidate:
         """Quantize and lower by a plan."""
@@ -95,13 +97,15 @@ class TargetStages:
         def make(folder: Path) -> str:
             from edgeopt.bundle.manifest import describe_model
             from edgeopt.quantize.border import border_of
+            from edgeopt.quantize.names import network_places, read_names
 
             backend = load_backend(self.spec)
             border = border_of(source, ranges, self.recipe.model.inputs)
             lowered = backend.lower(source, border, request, folder)
             inspection = backend.inspect(lowered.path)
             judged_by = self._complete(limits, lowered.border, plan.precision)
-            model = describe_model(self.recipe.name, self.spec, lowered, inspection, judged_by)
+            places = network_places(read_names(source), lowered.tensors)
+            model = describe_model(self.recipe.name, self.spec, lowered, inspection, judged_by, places)
             extra = [path.name for path in lowered.extra_files]
             save_report(folder, {"model": model, "extra_files": extra})
             return _integer_summary(inspection)

@@ -204,4 +204,4 @@ def _described_model() -> Mapping[str, object]:
 
     spec = next(iter(discover_targets().values()))
     inspection = Inspection("tflite", 1, {}, 0, 0, 0, 1.0, (), Border((), ()))
-    return describe_model("x", spec, LoweredModel(Path("model"), Border((), ()), (), ""), inspection, ParityLimits())
+    return describe_model("x", spec, LoweredModel(Path("model"), Border((), ()), (), ""), inspection, ParityLimits(), {})

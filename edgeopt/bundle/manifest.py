@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.artifacts import LoweredModel, sha256_file
-from edgeopt.inspection import Inspection
+from edgeopt.inspection import Inspection, Place
 from edgeopt.parity import SCHEMA_VERSION, manifest_digest
 from edgeopt.settings import ParityLimits
 from edgeopt.target import TargetSpec
@@ -25,9 +25,17 @@ Manifest = dict[str, Any]
 
 
 def describe_model(
-    name: str, spec: TargetSpec, lowered: LoweredModel, inspection: Inspection, limits: ParityLimits
+    name: str,
+    spec: TargetSpec,
+    lowered: LoweredModel,
+    inspection: Inspection,
+    limits: ParityLimits,
+    tensors: Mapping[str, Place],
 ) -> Manifest:
-    """Return the part of a manifest that a verdict needs: the model, its border, and the limits."""
+    """Return the part of a manifest that a verdict needs: the model, its border, and the limits.
+
+    ``tensors`` is where the model file holds each tensor of the network (see :mod:`edgeopt.quantize.names`).
+    """
     content = {
         "schema_version": SCHEMA_VERSION,
         "name": name,
@@ -49,6 +57,7 @@ def describe_model(
         "integer_operators": inspection.integer_operators,
         "float_operators": list(inspection.float_operators),
         "num_macs": inspection.num_macs,
+        "tensors": {name: asdict(place) for name, place in tensors.items()},
     }
     # What is hashed and judged must be what a reader of the JSON gets: lists, not tuples.
     return json.loads(json.dumps(content))  # type: ignore[no-any-return]

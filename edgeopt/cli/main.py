@@ -15,6 +15,7 @@ from edgeopt.cli.bundle import bundle
 from edgeopt.cli.calibrate import calibrate
 from edgeopt.cli.convert import convert
 from edgeopt.cli.device import device
+from edgeopt.cli.diff import diff
 from edgeopt.cli.doctor import doctor
 from edgeopt.cli.init import init
 from edgeopt.cli.inspect import inspect
@@ -80,7 +81,7 @@ def edgeopt() -> None:
     """
 
 
-for command in (build, verify, convert, inspect, calibrate, bundle, device, targets, recipes, init, doctor):
+for command in (build, verify, convert, inspect, calibrate, diff, bundle, device, targets, recipes, init, doctor):
     edgeopt.add_command(command)
 
 

@@ -120,6 +120,7 @@ def activation_params(nodes: list[QuantizedNode], ranges: Ranges, scheme: Scheme
 def _params_of(nodes: list[QuantizedNode], ranges: Ranges, scheme: Scheme, bits: Bits) -> dict[ir.Value, QuantParams]:
     """Return what the nodes of one precision need."""
     params_for = scheme.activation_params if bits == "int8" else symmetric_int16
+    known = ranges.tensors if bits == "int8" else ranges.observed or ranges.tensors  # 65,536 steps need no clipping
     # The prescribed scales are those of 8 bits; at 16 the kernels that prescribe one are not used.
     prescribed = scheme.fixed_outputs if bits == "int8" else {}
     fixed = {
@@ -132,7 +133,7 @@ def _params_of(nodes: list[QuantizedNode], ranges: Ranges, scheme: Scheme, bits:
     free: dict[ir.Value, list[ir.Value]] = {}
     for members in scale_groups(nodes, scheme, fixed):
         given = next((fixed[value] for value in members if value in fixed), None)
-        params.update(dict.fromkeys(members, given or params_for(*_joint_range(members, ranges.tensors))))
+        params.update(dict.fromkeys(members, given or params_for(*_joint_range(members, known))))
         if given is None:
             free.update(dict.fromkeys(members, members))
     constants = (value for item in nodes for value in item.reads if value.const_value is not None)

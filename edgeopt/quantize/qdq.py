@@ -39,7 +39,7 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
     if settings.precision == "float16":
         weights_as_half(model.graph)
     else:
-        names |= _to_integers(model, ranges, scheme, settings)
+        _to_integers(model, ranges, scheme, settings, names)
     path = out_dir / "model.onnx"
     ir.save(model, path)
     write_names(names, out_dir)
@@ -47,9 +47,16 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
 
 
 def _to_integers(
-    model: ir.Model, ranges: Ranges, scheme: Scheme, settings: QuantizeSettings
-) -> dict[str, QuantizedNames]:
-    """Put the Q/DQ pairs into a float graph; return what the tensors that got one are called now."""
+    model: ir.Model,
+    ranges: Ranges,
+    scheme: Scheme,
+    settings: QuantizeSettings,
+    names: dict[str, QuantizedNames],
+) -> None:
+    """Put the Q/DQ pairs into a float graph, and into ``names`` what the tensors that got one are called now.
+
+    A tensor between an operator and the activation that it absorbs is gone from ``names``: no kernel writes it.
+    """
     graph = model.graph
     if "dynamic" in (settings.precision, *settings.nodes.values()) and graph.opset_imports[""] < OLDEST_OPSET:
         convert_version(model, OLDEST_OPSET)
@@ -70,7 +77,10 @@ def _to_integers(
     _drop_unused_initializers(graph)  # the float weights
     if any(item.precision == "int16" for item in nodes) and graph.opset_imports[""] < _INT16_OPSET:
         convert_version(model, _INT16_OPSET)
-    return writer.names()
+    for item in nodes:
+        if item.writes and item.writes[0] is not item.node.outputs[0]:
+            del names[str(item.node.outputs[0].name)]
+    names |= writer.names()
 
 
 class _QdqWriter:

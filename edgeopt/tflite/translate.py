@@ -74,6 +74,7 @@ class _Translation:
             taken.add(tensor)
             self.emitter.program.outputs.append((_name(value), tensor))
         self.emitter.remove_dead()
+        self.emitter.program.names = {_name(value): tensor for value, tensor in self._tensors.items()}
 
     # --- nodes -----------------------------------------------------------------------------------------------------
 
