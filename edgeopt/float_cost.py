@@ -1,4 +1,4 @@
-"""What the float network costs on an emulated CPU, beside the int8 bundle that was made of it.
+"""What the float network costs on an emulated CPU, beside the bundle that was made of it.
 
 Without instructions for dot products, as on a Raspberry Pi 4, int8 can take more instructions than float.
 """
@@ -18,7 +18,7 @@ from edgeopt.verdict import ParityReport, checked_manifest
 
 
 def with_float(report: ParityReport, bundle: Path, float_model: Path, timeout_s: float) -> ParityReport:
-    """Return a report that has the float network's instructions too, if it has the bundle's; warn if int8 takes more.
+    """Return a report that has the float network's instructions too, if it has the bundle's; warn if these are more.
 
     Args:
         report: of a bundle on one device.
@@ -42,8 +42,8 @@ def with_float(report: ParityReport, bundle: Path, float_model: Path, timeout_s:
         floating = count_instructions(device, model, report.runtime.split()[0], timeout_s, by_operator=False).total
     if counted.total > floating:
         logger.warning(
-            "%s: int8 takes %s instructions an inference, the float network %s. Instructions are not cycles: measure "
-            "both on the board before you ship int8 for its speed.",
+            "%s: the bundle takes %s instructions an inference, the float network %s. Instructions are not cycles: "
+            "measure both on the board before you ship the bundle for its speed.",
             report.device, f"{counted.total:,}", f"{floating:,}",
         )  # fmt: skip
     return replace(report, cost=replace(report.cost, instructions=replace(counted, float_total=floating)))

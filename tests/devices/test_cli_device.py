@@ -114,8 +114,8 @@ def test_build_runs_the_finished_bundle_elsewhere_too_when_asked(
     pi4, pi5 = (verdicts[f"qemu:{board}"]["instructions"] for board in ("pi4", "pi5"))
     assert pi4["total"] > pi4["float_total"]
     assert pi5["total"] < pi5["float_total"]
-    assert f"qemu:pi4: int8 takes {pi4['total']:,} instructions" in shown.err
-    assert "qemu:pi5: int8 takes" not in shown.err
+    assert f"qemu:pi4: the bundle takes {pi4['total']:,} instructions" in shown.err
+    assert "qemu:pi5: the bundle takes" not in shown.err
 
 
 def test_build_writes_no_depfile_when_a_device_gives_no_verdict(
