@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 _NUM_CODES = 1 << 16
 _SIGN = 1 << 15
-_FIRST_INFINITE = 0x7F80
+_INFINITE = 0x7F80
 
 
 class Histogram:
@@ -58,12 +58,21 @@ class Distribution:
         outside = (self.lower < minimum) | (self.upper > maximum)
         return float(self.counts[outside].sum() / max(self.counts.sum(), 1))
 
+    def value(self, share: float) -> float:
+        """Return the value that this share of the values does not exceed, by the upper end of its bin."""
+        reached = np.cumsum(self.counts)
+        return float(self.upper[np.searchsorted(reached, share * reached[-1])])
+
     def magnitude(self, share: float) -> float:
         """Return the magnitude that this share of the values does not exceed, by the far end of its bin."""
         far = np.maximum(np.abs(self.lower), np.abs(self.upper))
         order = np.argsort(far, kind="stable")
         reached = np.cumsum(self.counts[order])
         return float(far[order][np.searchsorted(reached, share * reached[-1])])
+
+    def mirrored(self) -> Distribution:
+        """Return the distribution of the negated values."""
+        return Distribution(-self.upper[::-1], -self.lower[::-1], self.counts[::-1])
 
 
 def distribution_of(
@@ -82,7 +91,7 @@ def distribution_of(
     sums = np.add.reduceat(counts, starts) if len(counts) else counts
     negative = wide >= _SIGN
     near = _value(wide % _SIGN)
-    far = _value(np.minimum(wide % _SIGN + (1 << merged_bits), _FIRST_INFINITE - 1))
+    far = _value(np.minimum(wide % _SIGN + (1 << merged_bits), _INFINITE))
     lower, upper = np.where(negative, -far, near), np.where(negative, -near, far)
     order = np.concatenate([np.flatnonzero(negative)[::-1], np.flatnonzero(~negative)])
     lower, upper = (np.clip(edges[order], minimum, maximum) for edges in (lower, upper))
