@@ -86,11 +86,22 @@ class QdqModel:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a model takes of a microcontroller, in bytes: its tensors in RAM, itself in flash.
+
+    The runtime's own code and data, the application's and the golden vectors are not counted.
+    """
+
+    ram_bytes: int
+    flash_bytes: int
+
+
+@dataclass(frozen=True)
 class LoweredModel:
     """A file that a target's runtime loads, what it takes and gives, and what travels beside it in the bundle.
 
-    ``notes`` is Markdown for the bundle's README: how the receiver uses the model on this target. ``tensors`` says where
-    the file holds each value of the QDQ graph.
+    ``notes`` is Markdown for the bundle's README: how the receiver uses the model on this target. ``tensors`` says
+    where the file holds each value of the QDQ graph. ``memory`` is there where it is scarce: on a microcontroller.
     """
 
     path: Path
@@ -98,6 +109,7 @@ class LoweredModel:
     extra_files: tuple[Path, ...] = ()
     notes: str = ""
     tensors: Mapping[str, Place] = field(default_factory=dict)
+    memory: Memory | None = None
 
 
 def sha256_file(path: Path) -> str:

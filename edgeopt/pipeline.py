@@ -51,6 +51,7 @@ class BuildResult:
                 "path": str(bundle.path),
                 "size_bytes": bundle.size_bytes,
                 "integer_coverage": bundle.integer_coverage,
+                "memory": None if bundle.memory is None else asdict(bundle.memory),
                 "parity": None if bundle.report is None else bundle.report.to_json(),
                 "accuracy": None if bundle.accuracy is None else bundle.accuracy.to_json(),
                 "latency": None if bundle.speed is None else asdict(bundle.speed),
@@ -163,4 +164,5 @@ def _inputs_read(loaded: LoadedRecipe, shared: SharedStages, specs: Sequence[Tar
     targets = (path for spec in specs for path in spec.files())
     accuracy = loaded.recipe.accuracy
     metric = metric_files(accuracy.metric, loaded.folder) if accuracy else ()
-    return tuple(sorted({loaded.source, *shared.model_files, *shared.dataset.files(), *metric, *targets}))
+    labels = (given.file for given in loaded.recipe.labels.values() if given.file is not None)
+    return tuple(sorted({loaded.source, *shared.model_files, *shared.dataset.files(), *metric, *labels, *targets}))

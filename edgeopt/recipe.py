@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from edgeopt.errors import RecipeError, UsageError, did_you_mean
-from edgeopt.settings import ParityLimits, QuantizeSettings, Recipe, TargetOverrides
+from edgeopt.settings import MEMORY_BUDGETS, ParityLimits, QuantizeSettings, Recipe, TargetOverrides
 from edgeopt.target import discover_targets
 from edgeopt.typed_toml import Decoder, describe, read_toml
 
@@ -89,10 +89,13 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, object] | None
     decoder = Decoder(_called(name_or_path, path), folder, overridden=overridden)
     recipe = decoder.settings(Recipe, table)
     _check_name(recipe, decoder)
-    known = list(discover_targets()) if recipe.targets else []
-    for target in recipe.targets:
+    known = discover_targets() if recipe.targets else {}
+    for target, different in recipe.targets.items():
         if target not in known:
-            decoder.refuse(("targets", target), "there is no such target", hint=did_you_mean(target, known))
+            decoder.refuse(("targets", target), "there is no such target", hint=did_you_mean(target, list(known)))
+        for name in MEMORY_BUDGETS:
+            if getattr(different, name) is not None and not known[target].microcontroller:
+                decoder.refuse(("targets", target, name), "only microcontrollers have a budget for memory")
         _settings_for(recipe, target, decoder)
     return LoadedRecipe(recipe, folder, path.absolute())
 

@@ -319,14 +319,42 @@ class LatencySettings:
 
 
 @dataclass(frozen=True)
+class LabelSettings:
+    """The names of an output's classes: ``names``, or a text ``file`` with one a line."""
+
+    names: tuple[str, ...] = ()
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names from two places or from none."""
+        if bool(self.names) == (self.file is not None):
+            raise RecipeError("labels are either 'names' or a 'file', got " + ("both" if self.file else "neither"))
+
+
+MEMORY_BUDGETS = ("max_ram_bytes", "max_flash_bytes")
+
+
+@dataclass(frozen=True)
 class TargetOverrides:
-    """What one target does differently: ``[targets.NAME]`` replaces whole values of ``[parity]`` and ``[quantize]``."""
+    """What one target does differently: ``[targets.NAME]`` replaces whole values of ``[parity]`` and ``[quantize]``.
+
+    ``max_ram_bytes`` and ``max_flash_bytes`` are for microcontrollers: a build that needs more fails.
+    """
 
     parity: Mapping[str, object] = field(default_factory=dict)
     quantize: Mapping[str, object] = field(default_factory=dict)
     input_layout: Literal["NCHW", "NHWC"] | None = None
     output_layout: Literal["NCHW", "NHWC"] | None = None
     max_batch: int = 32
+    max_ram_bytes: int | None = None
+    max_flash_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that nothing keeps."""
+        for name in MEMORY_BUDGETS:
+            budget = getattr(self, name)
+            if budget is not None and budget < 1:
+                raise RecipeError(f"'{name}' must be at least 1, got {budget}")
 
 
 @dataclass(frozen=True)
@@ -344,6 +372,7 @@ class Recipe:
     accuracy: AccuracySettings | None = None
     parity: ParityLimits = ParityLimits()
     latency: LatencySettings = LatencySettings()
+    labels: Mapping[str, LabelSettings] = field(default_factory=dict)
     targets: Mapping[str, TargetOverrides] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 
 from edgeopt.accuracy.report import AccuracyReport
 from edgeopt.accuracy_stages import AccuracyStages, Candidate
-from edgeopt.artifacts import FloatModel, LoweredModel, QdqModel
+from edgeopt.artifacts import FloatModel, LoweredModel, Memory, QdqModel, canonical_json
 from edgeopt.atomic import locked
+from edgeopt.budget import keep_budget
 from edgeopt.cache import CacheEntry
 from edgeopt.errors import RecipeError
 from edgeopt.inspection import Border, Inspection, TensorFacts
+from edgeopt.labels import labels_of
 from edgeopt.provenance import fingerprint
 from edgeopt.recipe import LoadedRecipe, settings_for
 from edgeopt.runner import (
@@ -50,6 +52,7 @@ class BuiltBundle:
     path: Path
     size_bytes: int
     integer_coverage: float
+    memory: Memory | None
     report: ParityReport | None
     accuracy: AccuracyReport | None = None
     speed: SpeedReport | None = None
@@ -76,6 +79,9 @@ class TargetStages:
     def bundle(self) -> BuiltBundle:
         """Lower, verify and write the bundle of one target."""
         candidate, accuracy = self.chosen()
+        if candidate.lowered.memory is not None:
+            with stage(f"budget-{self.spec.name}"):
+                keep_budget(candidate.lowered.memory, settings_for(self.recipe, self.spec.name)[2], self.spec.name)
         return self._written(candidate, self._judged(candidate), accuracy, self._compared(candidate))
 
     def chosen(self) -> tuple[Candidate, AccuracyReport | None]:
@@ -93,6 +99,7 @@ class TargetStages:
         source, source_entry = self.shared.qdq(self.spec.scheme, plan)
         ranges, ranges_entry = self.shared.ranges(self.spec.scheme)
         request = self._request()
+        labels = labels_of(self.recipe.labels, self.shared.float_model[0].outputs)
 
         def make(folder: Path) -> str:
             from edgeopt.bundle.manifest import describe_model
@@ -105,7 +112,7 @@ class TargetStages:
             inspection = backend.inspect(lowered.path)
             judged_by = self._complete(limits, lowered.border, plan.precision)
             places = network_places(read_names(source), lowered.tensors)
-            model = describe_model(self.recipe.name, self.spec, lowered, inspection, judged_by, places)
+            model = describe_model(self.recipe.name, self.spec, lowered, inspection, judged_by, places, labels)
             extra = [path.name for path in lowered.extra_files]
             save_report(folder, {"model": model, "extra_files": extra})
             return _integer_summary(inspection)
@@ -115,11 +122,13 @@ class TargetStages:
             entry_digest(ranges_entry),
             settings_key(request),
             settings_key(limits),
+            canonical_json(labels),
             *fingerprint(self.spec.files()),
             *self.shared.source_key,
         ]
         code = self.spec.folder / "backend.py"
-        entry = self.runner.run(f"lower-{self.spec.name}", code, (*ONNX, "ai-edge-litert"), key, make)
+        packages = (*ONNX, "ai-edge-litert", self.spec.runtime_package)
+        entry = self.runner.run(f"lower-{self.spec.name}", code, packages, key, make)
         described = read_report(entry)
         lowered = _lowered(entry.folder, described, self.spec.model_file)
         return Candidate(plan, source, source_entry, lowered, entry, described["model"])
@@ -188,10 +197,9 @@ class TargetStages:
             answers = load_golden(self.shared.reference.folder / "reference.npz")
             quantized = load_golden(quantized_entry.folder / "quantized.npz")
             golden = golden_vectors(self.shared.held_out, answers, quantized, self.recipe.model.inputs, lowered.border)
-            kept = first_samples(golden, self.recipe.calibration.num_golden)
             if self.spec.model_format == "tflite":
-                kept |= built_in_reference(lowered.path, kept, lowered.border)
-            save_golden(kept, folder / "golden.npz")
+                golden |= built_in_reference(lowered.path, candidate.model["num_macs"], golden, lowered.border)
+            save_golden(first_samples(golden, self.recipe.calibration.num_golden), folder / "golden.npz")
             if not self._verify:
                 save_report(folder, {"parity": None})
                 return "not run"
@@ -202,7 +210,8 @@ class TargetStages:
         made_from = (quantized_entry, candidate.entry, self.shared.reference)
         key = [*map(entry_digest, made_from), str(self._verify), str(self.recipe.calibration.num_golden)]
         key += code_key(PACKAGE / "bundle/reference.py")
-        return self.runner.run(f"verify-{self.spec.name}", "verdict.py", RUNTIMES, key, make)
+        packages = (*RUNTIMES, self.spec.runtime_package)
+        return self.runner.run(f"verify-{self.spec.name}", "verdict.py", packages, key, make)
 
     def _compared(self, candidate: Candidate) -> SpeedReport | None:
         """Time the model against the float network in the same runtime, if the target's own runtime is here."""
@@ -271,7 +280,9 @@ class TargetStages:
                 StageRecord(f"bundle-{self.spec.name}", False, time.monotonic() - start, f"{size_bytes:,} bytes")
             )
         coverage = float(candidate.model["integer_coverage"])
-        return BuiltBundle(self.spec.name, destination, size_bytes, coverage, report, accuracy, speed)
+        return BuiltBundle(
+            self.spec.name, destination, size_bytes, coverage, candidate.lowered.memory, report, accuracy, speed
+        )
 
 
 def _lowered(folder: Path, described: Mapping[str, Any], model_file: str) -> LoweredModel:
@@ -281,7 +292,8 @@ def _lowered(folder: Path, described: Mapping[str, Any], model_file: str) -> Low
         for side in ("inputs", "outputs")
     )
     extra = tuple(folder / name for name in described["extra_files"])
-    return LoweredModel(folder / model_file, Border(inputs, outputs), extra, model["model"]["notes"])
+    memory = None if model["memory"] is None else Memory(**model["memory"])
+    return LoweredModel(folder / model_file, Border(inputs, outputs), extra, model["model"]["notes"], memory=memory)
 
 
 def _integer_summary(inspection: Inspection) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +19,7 @@ from edgeopt.devices.named import open_device
 from edgeopt.devices.qemu import QemuDevice
 from edgeopt.devices.runner import chosen_runner, ready_runner
 from edgeopt.errors import BundleError, DeviceError, MissingDependencyError
+from edgeopt.native_stderr import held_back_stderr
 from edgeopt.preflight import reasons_against
 from edgeopt.stage import report_progress, stage
 from edgeopt.target import discover_targets, load_backend
@@ -229,7 +228,9 @@ def judge_model(
     Raises:
         MissingDependencyError: no installed runtime can load the model.
     """
-    run, chosen = open_quietly(model, manifest["model"]["format"], runtime, threads)
+    run, chosen = open_quietly(
+        model, manifest["model"]["format"], parity.wanted_runtime(manifest["model"], runtime), threads
+    )
     total = len(golden["names"])
     report = parity.judge(run, golden, dict(manifest), chosen, lambda done: report_progress("verify", done, total))
     return report_from({**report, "kernels": run.kernels}, f"{chosen} {parity.runtime_version(chosen)}")
@@ -254,19 +255,14 @@ def open_quietly(
 @contextmanager
 def _without_chatter() -> Iterator[None]:
     """Hold back what a runtime's C++ writes to stderr while it loads, and pass on all but its ``INFO:`` lines."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
-        os.dup2(captured.fileno(), 2)
-        try:
+    lines: list[bytes] = []
+    try:
+        with held_back_stderr() as lines:
             yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            captured.seek(0)
-            for line in captured:
-                if not line.startswith(b"INFO:"):
-                    os.write(2, line)
+    finally:
+        for line in lines:
+            if not line.startswith(b"INFO:"):
+                os.write(2, line)
 
 
 def report_from(report: Mapping[str, Any], runtime: str, device: str = LOCAL) -> ParityReport:

@@ -14,6 +14,7 @@ from tiny_project import ROOT
     ("script", "shell"),
     [
         ("scripts/check", "sh"),
+        ("scripts/validate_cuda", "sh"),
         ("scripts/validate_raspberry_pi", "sh"),
         ("scripts/validate_x86", "sh"),
         (".ci/run", "bash"),

@@ -1,7 +1,8 @@
 """The part of a bundle that a firmware build compiles: a C header, the model in read-only memory, golden vectors.
 
 ``firmware/`` has C sources and a Make fragment, ``cmake/`` a CMake package. The model is taken in by the assembler, so
-that five megabytes need no twenty of C text, and a file of another size does not assemble.
+that five megabytes need no twenty of C text, and a file of another size does not assemble. For a microcontroller, whose
+compiler may be any, model and golden vectors are C arrays.
 
 ``runner/`` is ``run_parity.py`` in C, for devices without Python. It travels as source, 90 kB or 20 in a packed bundle,
 because who builds the firmware has the compiler for it, and because the bundle's hashes and signature then cover it.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _RUNNER = Path(__file__).with_name("runner")
 _ALIGNMENT = 16
 # Golden vectors travel in flash: as many whole samples as fit, and at least one.
 _MOST_GOLDEN_BYTES = 256 * 1024
+_MOST_GOLDEN_BYTES_OF_MICROCONTROLLER = 32 * 1024
 _TYPES = {"bool": "BOOL", "int8": "INT8", "uint8": "UINT8", "int16": "INT16", "int32": "INT32", "int64": "INT64"}
 
 
@@ -50,9 +52,9 @@ def write_firmware(folder: Path, model: Manifest, golden: Golden) -> None:
         ("model.c.in", firmware / f"{symbol}_model.c"),
         ("model.mk.in", firmware / "model.mk"),
         ("edgeopt_model-config.cmake.in", cmake / "edgeopt_model-config.cmake"),
+        ("CMakeLists.txt.in", cmake / "CMakeLists.txt"),
     ):
-        text = (_TEMPLATES / template).read_text(encoding="utf-8")
-        place.write_text(re.sub(r"@(\w+)@", lambda found: words[found[1]], text), encoding="utf-8")
+        place.write_text(_filled(template, words), encoding="utf-8")
 
 
 def write_runner(folder: Path) -> None:
@@ -68,40 +70,61 @@ def c_identifier(name: str) -> str:
     return word if word and not word[0].isdigit() else f"model_{word}".rstrip("_")
 
 
+def _filled(template: str, words: Mapping[str, str]) -> str:
+    text = (_TEMPLATES / template).read_text(encoding="utf-8")
+    return re.sub(r"@(\w+)@", lambda found: words[found[1]], text)
+
+
 def _words(folder: Path, model: Manifest, golden: Golden, symbol: str, samples: Sequence[bytes]) -> Mapping[str, str]:
     file = model["model"]["file"]
+    content = (folder / file).read_bytes()
     sides = {"inputs": "input", "outputs": "quantized"}
     tensors = {
         side: [(facts, golden[f"{key}/{facts['name']}"].shape[1:]) for facts in model[side]]
         for side, key in sides.items()
     }
     macro = symbol.upper()
-    return {
+    words = {
         "NAME": model["name"],
         "TARGET": model["target"],
         "LITERAL": _c_string(model["name"]),
         "SYMBOL": symbol,
         "MACRO": macro,
         "FILE": file,
-        "SIZE": str((folder / file).stat().st_size),
+        "SIZE": str(len(content)),
         "GOLDEN_SIZE": str(sum(map(len, samples))),
         "NUM_GOLDEN": str(len(samples)),
         "NUM_INPUTS": str(len(model["inputs"])),
         "NUM_OUTPUTS": str(len(model["outputs"])),
-        "MAX_STEPS": _c_float(model["limits"]["max_steps"]),
+        "MAX_STEPS": _c_float(model["limits"]["max_built_in_steps" if model["memory"] else "max_steps"]),
         "FACTS": "".join(_macros(macro, side[:-1].upper(), found) for side, found in tensors.items()),
-        "TENSORS": "".join(_tables(symbol, side, found) for side, found in tensors.items()),
+        "LABELS": "".join(f"extern {declared};\n" for declared, _ in _label_arrays(symbol, model)),
+        "LABEL_ARRAYS": "".join(f"{declared} = {{{names}}};\n" for declared, names in _label_arrays(symbol, model)),
+        "TENSORS": "".join(_tables(symbol, side, found, model["labels"]) for side, found in tensors.items()),
     }
+    if not model["memory"]:
+        return {**words, "DATA": _filled("data_incbin.c.in", words)}
+    words["FACTS"] += (
+        f"/* RAM for the interpreter's tensors. */\n#define {macro}_ARENA_BYTES {model['memory']['ram_bytes']}\n"
+    )
+    arrays = {"MODEL_BYTES": _c_bytes(content), "GOLDEN_BYTES": _c_bytes(b"".join(samples))}
+    return {**words, "DATA": _filled("data_array.c.in", {**words, **arrays})}
 
 
 def _golden_samples(model: Manifest, golden: Golden) -> list[bytes]:
-    """Return each sample as the firmware sees it: all inputs, then the quantized reference's answers, padded."""
+    """Return each sample as the firmware sees it: all inputs, then the answers of kernels like the device's, padded.
+
+    These are the quantized reference's, or for a microcontroller those of TFLite's reference kernels.
+    """
+    has_built_in = all(f"built_in/{facts['name']}" in golden for facts in model["outputs"])
+    expected = "built_in" if model["memory"] and has_built_in else "quantized"
+    room = _MOST_GOLDEN_BYTES_OF_MICROCONTROLLER if model["memory"] else _MOST_GOLDEN_BYTES
     samples: list[bytes] = []
-    for index in range(len(golden["names"])):
+    for index in range(min(len(golden[f"{expected}/{facts['name']}"]) for facts in model["outputs"])):
         parts = [_as_stored(golden[f"input/{facts['name']}"][index], facts) for facts in model["inputs"]]
-        parts += [_as_stored(golden[f"quantized/{facts['name']}"][index], facts) for facts in model["outputs"]]
+        parts += [_as_stored(golden[f"{expected}/{facts['name']}"][index], facts) for facts in model["outputs"]]
         sample = b"".join(part + bytes(-len(part) % _ALIGNMENT) for part in parts)
-        if samples and sum(map(len, samples)) + len(sample) > _MOST_GOLDEN_BYTES:
+        if samples and sum(map(len, samples)) + len(sample) > room:
             break
         samples.append(sample)
     return samples
@@ -128,7 +151,20 @@ def _macros(macro: str, side: str, tensors: Sequence[tuple[Mapping[str, Any], tu
     return "\n".join(lines) + "\n"
 
 
-def _tables(symbol: str, side: str, tensors: Sequence[tuple[Mapping[str, Any], tuple[int, ...]]]) -> str:
+def _label_arrays(symbol: str, model: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield for each output with class names what declares their array, and the names."""
+    for index, facts in enumerate(model["outputs"]):
+        if names := model["labels"].get(facts["name"]):
+            declared = f"const char *const {symbol}_outputs_labels_{index}[{len(names)}]"
+            yield declared, ", ".join(map(_c_string, names))
+
+
+def _tables(
+    symbol: str,
+    side: str,
+    tensors: Sequence[tuple[Mapping[str, Any], tuple[int, ...]]],
+    labels: Mapping[str, Sequence[str]],
+) -> str:
     lines = [
         f"static const int32_t {symbol}_{side}_shape_{index}[] = {{{', '.join(map(str, (1, *shape)))}}};"
         for index, (_, shape) in enumerate(tensors)
@@ -137,9 +173,11 @@ def _tables(symbol: str, side: str, tensors: Sequence[tuple[Mapping[str, Any], t
     for index, (facts, shape) in enumerate(tensors):
         kind = "EDGEOPT_" + _TYPES.get(facts["dtype"], "FLOAT32")
         scale = _c_float(facts["scale"] or 0.0)
+        names = labels.get(facts["name"], ()) if side == "outputs" else ()
+        labelled = f"{symbol}_outputs_labels_{index}, {len(names)}u" if names else "NULL, 0u"
         lines.append(
             f"    {{{_c_string(facts['name'])}, {kind}, {len(shape) + 1}u, {symbol}_{side}_shape_{index}, "
-            f"{int(np.prod(shape, dtype=np.int64))}u, {scale}, {facts['zero_point'] or 0}}},"
+            f"{int(np.prod(shape, dtype=np.int64))}u, {scale}, {facts['zero_point'] or 0}, {labelled}}},"
         )
     return "\n".join([*lines, "};", ""])
 
@@ -159,6 +197,11 @@ def _c_string(text: str) -> str:
         chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}" for byte in text.encode()
     )
     return f'"{safe}"'
+
+
+def _c_bytes(content: bytes) -> str:
+    rows = (content[start : start + _ALIGNMENT] for start in range(0, len(content), _ALIGNMENT))
+    return "\n".join("  " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)
 
 
 def _comment(text: str) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgeopt.artifacts import LoweredModel, sha256_file
@@ -31,8 +32,9 @@ def describe_model(
     inspection: Inspection,
     limits: ParityLimits,
     tensors: Mapping[str, Place],
+    labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Manifest:
-    """Return the part of a manifest that a verdict needs: the model, its border, and the limits.
+    """Return the part of a manifest that is known before a verdict: the model, its border, class names, the limits.
 
     ``tensors`` is where the model file holds each tensor of the network (see :mod:`edgeopt.quantize.names`).
     """
@@ -44,12 +46,14 @@ def describe_model(
             "file": spec.model_file,
             "format": spec.model_format,
             "runtime": spec.runtime,
+            "runtime_package": spec.runtime_package,
             "scheme": spec.scheme,
             "device_note": spec.device_note,
             "notes": lowered.notes,
         },
         "inputs": [asdict(facts) for facts in lowered.border.inputs],
         "outputs": [asdict(facts) for facts in lowered.border.outputs],
+        "labels": dict(labels),
         "limits": asdict(limits),
         "integer_coverage": inspection.integer_coverage,
         "operators": dict(inspection.operators),
@@ -58,6 +62,7 @@ def describe_model(
         "float_operators": list(inspection.float_operators),
         "num_macs": inspection.num_macs,
         "tensors": {name: asdict(place) for name, place in tensors.items()},
+        "memory": None if lowered.memory is None else asdict(lowered.memory),
     }
     # What is hashed and judged must be what a reader of the JSON gets: lists, not tuples.
     return json.loads(json.dumps(content))  # type: ignore[no-any-return]

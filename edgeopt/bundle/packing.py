@@ -8,13 +8,14 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgeopt import parity
 from edgeopt.atomic import replace_folder
 from edgeopt.bundle.signing import SIGNATURE
-from edgeopt.errors import BundleError, UsageError
+from edgeopt.errors import BundleError, StorageError, UsageError
 
 SUFFIX = ".edgeopt.tar.xz"
 _PRESET = 9 | lzma.PRESET_EXTREME
@@ -54,6 +55,7 @@ def pack(bundle: Path, destination: Path | None = None) -> Packed:
     Raises:
         BundleError: a file is missing or was changed.
         UsageError: ``SOURCE_DATE_EPOCH`` is no number.
+        StorageError: the disk is full or read-only; an older archive is untouched.
     """
     try:
         manifest = parity.read_bundle(str(bundle))
@@ -66,6 +68,7 @@ def pack(bundle: Path, destination: Path | None = None) -> Packed:
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         with (
+            _writing(place),
             lzma.open(temporary, "wb", preset=_PRESET) as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive,
         ):
@@ -84,6 +87,7 @@ def unpack(archive: Path, destination: Path) -> Path:
         BundleError: the archive is damaged, names a file outside its folder or one that is no regular file, unpacks to
             absurd sizes, or does not hold the bundle that it says.
         UsageError: the destination is there already.
+        StorageError: the disk is full or read-only; nothing is left of it.
     """
     if destination.exists():
         raise UsageError(f"{destination} is there already", hint="choose another folder, or remove it")
@@ -92,7 +96,7 @@ def unpack(archive: Path, destination: Path) -> Path:
         folder = Path(work) / "bundle"
         folder.mkdir()
         try:
-            with tarfile.open(archive, "r:xz") as stream:
+            with tarfile.open(archive, "r:xz") as stream, _writing(destination):
                 _extract(stream, folder)
             manifest = parity.read_bundle(str(folder))
         except (tarfile.TarError, lzma.LZMAError, EOFError, parity.BundleDamaged) as error:
@@ -103,6 +107,15 @@ def unpack(archive: Path, destination: Path) -> Path:
             raise BundleError(f"{archive} holds {min(unlisted)!r}, which bundle.json does not list")
         replace_folder(folder, destination)
     return destination
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "free some space, or choose another place"
+        raise StorageError(f"cannot write {place}: {error.strerror}", hint=hint) from error
 
 
 def _add(archive: tarfile.TarFile, path: Path, name: str, epoch: int) -> None:

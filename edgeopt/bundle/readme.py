@@ -46,6 +46,8 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield ""
     yield f"- {manifest['integer_coverage']:.1%} of {manifest['num_macs']:,} multiply-accumulates in integer kernels"
     yield f"- operators: {', '.join(f'{count} {name}' for name, count in sorted(manifest['operators'].items()))}"
+    if manifest["memory"]:
+        yield "- {ram_bytes:,} bytes of arena, {flash_bytes:,} bytes of model".format(**manifest["memory"])
     if manifest["float_operators"]:
         yield f"- still float: {', '.join(manifest['float_operators'])}"
     yield from _parity(manifest["parity"])
@@ -111,6 +113,8 @@ def _parity(parity: dict[str, Any] | None) -> Iterator[str]:
             if output["sqnr_db"] is not None
             else f"- {output['name']}: NaN on sample {output['worst_sample']}"
         )
+        if output.get("built_in_steps") is not None:
+            yield f"- {output['name']}: at most {output['built_in_steps']} steps from TFLite's reference kernels"
         if output["top1_agreement"] is not None:
             yield f"- {output['name']}: same class as the float network on {output['top1_agreement']:.2%}"
         if output.get("accuracy") is not None:

@@ -28,7 +28,9 @@ from edgeopt.session import OnnxSession
 from edgeopt.settings import InputSettings
 from edgeopt.stage import logger, track
 
-_NUM_BUILT_IN = 4
+# Reference kernels are slow: they answer to so many samples as this many multiplications allow, and to a few at least.
+_BUILT_IN_MACS = 100_000_000
+_FEWEST_BUILT_IN = 4
 _TO_LAYOUT = {("NCHW", "NHWC"): (0, 2, 3, 1), ("NHWC", "NCHW"): (0, 3, 1, 2)}
 
 
@@ -96,11 +98,11 @@ def golden_vectors(
     return golden
 
 
-def built_in_reference(model: Path, golden: Golden, border: Border) -> Golden:
-    """Return ``built_in/NAME``: what TFLite's reference kernels answer to the first golden samples.
+def built_in_reference(model: Path, num_macs: int, golden: Golden, border: Border) -> Golden:
+    """Return ``built_in/NAME``: what TFLite's reference kernels answer to the first samples, at least four of them.
 
-    Runtimes without XNNPACK round elsewhere: TFLite Micro and tflite-runtime on ARM as these kernels do. They are slow,
-    so that few samples are taken. Of some operators, TILE in int8 for one, there is no reference kernel: nothing then.
+    Runtimes without XNNPACK round elsewhere: TFLite Micro and tflite-runtime on ARM as these kernels do. Of some
+    operators, TILE in int8 for one, there is no reference kernel: nothing then.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -112,7 +114,8 @@ def built_in_reference(model: Path, golden: Golden, border: Border) -> Golden:
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
     answers: dict[str, list[NDArray[np.generic]]] = {facts.name: [] for facts in border.outputs}
-    for index in range(min(_NUM_BUILT_IN, len(golden["names"]))):
+    count = max(_FEWEST_BUILT_IN, _BUILT_IN_MACS // max(1, num_macs))
+    for index in range(min(count, len(golden["names"]))):
         outputs = runner(**parity.feed(golden, {"inputs": [asdict(facts) for facts in border.inputs]}, index))
         for name, values in answers.items():
             values.append(np.array(outputs[name][0]))

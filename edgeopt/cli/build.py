@@ -116,7 +116,8 @@ def build(
         from edgeopt import pipeline
         from edgeopt.target import discover_targets
 
-        names = tuple(discover_targets()) if "all" in targets else tuple(dict.fromkeys(targets))
+        every = [name for name, spec in discover_targets().items() if not spec.microcontroller]
+        names = tuple(dict.fromkeys(other for name in targets for other in (every if name == "all" else (name,))))
         try:
             result = pipeline.build(loaded, targets=names, out=out, verify=not no_verify, force=force)
         except (ParityError, AccuracyError, LatencyError) as refused:
@@ -207,6 +208,9 @@ def _show(result: BuildResult) -> None:
     )
     print_table(("target", *VERDICT_COLUMNS, "integer", "size", "bundle"), bundles)
     for bundle in result.bundles:
+        if bundle.memory is not None:
+            memory = f"{bundle.memory.ram_bytes:,} bytes of RAM for tensors, {bundle.memory.flash_bytes:,} of flash"
+            click.echo(f"{bundle.target}: {memory} for the model; the runtime's code is not counted")
         if bundle.accuracy is not None:
             show_accuracy(bundle.target, bundle.accuracy)
         if bundle.speed is not None:

@@ -20,9 +20,12 @@ def verdict_cells(report: ParityReport | None) -> tuple[str, ...]:
     if report is None:
         return ("not verified", *["-"] * (len(VERDICT_COLUMNS) - 1))
     outputs = report.outputs
+    built_in = [output.built_in_steps for output in outputs if output.built_in_steps is not None]
     return (
         "passed" if report.passed else "failed",
-        _steps(worst(max, (output.max_steps for output in outputs)), judged=report.steps_judged),
+        f"{worst(max, built_in):g} (built-in)"
+        if built_in
+        else _steps(worst(max, (output.max_steps for output in outputs)), judged=report.steps_judged),
         percent_text(worst(min, (output.equal_fraction for output in outputs))),
         f"{worst(min, (output.sqnr_db for output in outputs)):.1f} dB",
         f"{worst(min, (output.cosine for output in outputs)):.4f}",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from edgeopt.devices.cost import Cost
 from edgeopt.errors import DeviceError
-from edgeopt.parity import TFLITE_RUNTIMES, failures_of
+from edgeopt.parity import TFLITE_RUNTIMES, failures_of, wanted_runtime
 
 DEFAULT_TIMEOUT_S = 600.0
 LITERT = "ai-edge-litert"
@@ -123,6 +123,7 @@ class Device(Protocol):
 def unfit(facts: DeviceFacts, manifest: Mapping[str, Any], request: RunRequest) -> Iterator[str]:
     """Yield every reason why a device cannot run a bundle; nothing was copied to it yet."""
     lacks = _runner_lacks if facts.runner or request.runner.name == C else _python_lacks
+    request = replace(request, runtime=wanted_runtime(manifest["model"], request.runtime))
     yield from lacks(facts, manifest["model"]["format"], request)
     size = sum(file["size_bytes"] for file in manifest["files"].values())
     size += sum(path.stat().st_size for path in request.runner.files.values())

@@ -12,7 +12,7 @@ import sys
 from importlib import metadata, util
 from typing import Any
 
-PACKAGES = ("numpy", "ai-edge-litert", "tflite-runtime", "tensorflow", "onnxruntime")
+PACKAGES = ("numpy", "ai-edge-litert", "tflite-runtime", "tensorflow", "tflite-micro", "onnxruntime")
 
 # Linux gives ARM cores by number; sources: Arm's Technical Reference Manuals, MIDR_EL1.
 ARM_CORES = {

@@ -1,21 +1,27 @@
 """Packing, comparing and signing real bundles."""
 
+import hashlib
 import io
 import json
 import lzma
 import os
 import shutil
+import signal
+import subprocess
 import tarfile
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tiny_project import RECIPE, bundle_files, edgeopt_run, write_project
+from tiny_project import RECIPE, bundle_files, command, edgeopt_run, environment, write_project
 
 from edgeopt.bundle.packing import pack, unpack
 from edgeopt.cli.main import main
 from edgeopt.errors import BundleError
+from edgeopt.parity import manifest_digest
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +105,45 @@ def test_pack_refuses_and_writes_nothing_when_a_file_was_changed(bundle: Path, t
     with pytest.raises(BundleError, match=r"model\.tflite is not the file that was built"):
         pack(bundle, tmp_path / "a.tar.xz")
     assert not (tmp_path / "a.tar.xz").exists()
+
+
+@pytest.mark.parametrize("end", ["full", "interrupted"])
+def test_pack_leaves_the_old_archive_and_nothing_else_when_it_is_cut_short(
+    project: Path, bundle: Path, tmp_path: Path, end: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    archive = pack(bundle, out / "a.tar.xz").path
+    before = archive.read_bytes()
+    with (bundle / "model.tflite").open("ab") as stream:  # not to be compressed in an instant, nor to one block
+        stream.write(np.random.default_rng(0).bytes(8_000_000))
+    (bundle / "bundle.json").write_text(resealed(bundle))
+    if end == "full":  # the shell's limit on the size of a file stands for a disk that is full
+        limited = ["sh", "-c", 'ulimit -f 1000; trap "" XFSZ; exec "$@"', "sh"]
+        done = edgeopt_run(tmp_path, "bundle", "pack", str(bundle), "-o", str(archive), wrapper=limited)
+        assert done.returncode == 14, done.stderr
+        assert f"cannot write {archive}: File too large" in done.stderr
+    else:
+        program = command("bundle", "pack", str(bundle), "-o", str(archive))
+        running = subprocess.Popen(program, env=environment(), stderr=subprocess.PIPE, text=True)
+        while not list(out.glob(".*.tmp")):
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == 130, said
+        assert "Traceback" not in said
+    assert archive.read_bytes() == before
+    assert [path.name for path in out.iterdir()] == ["a.tar.xz"]
+
+
+def resealed(bundle: Path) -> str:
+    """Return bundle.json for a model that was changed."""
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    content = (bundle / "model.tflite").read_bytes()
+    manifest["files"]["model.tflite"] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    manifest["digest"] = manifest_digest(manifest)
+    return json.dumps(manifest)
 
 
 def archive_with(folder: Path, name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"x") -> Path:

@@ -110,3 +110,71 @@ def test_x86_says_what_is_missing_when_python_has_no_runtime(bundle: Path, tmp_p
     assert "no NumPy or no onnxruntime" in done.stderr
     assert run("validate_x86").returncode == 2
     assert run("validate_x86", "--help").returncode == 0
+
+
+# ---------------------------------------------------------------- cuda: this machine has no GPU
+
+
+@pytest.fixture(scope="module")
+def cuda_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_project(tmp_path_factory.mktemp("cuda") / "project")
+    done = edgeopt_run(folder, "build", "--target", "cuda")
+    assert done.returncode == 0, done.stderr
+    return folder / "build/edgeopt/cuda"
+
+
+def parity(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, str(bundle / "run_parity.py"), *arguments]
+    return subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_cuda_says_what_is_missing_and_does_not_pass_without_a_gpu(cuda_bundle: Path) -> None:
+    done = run("validate_cuda", str(cuda_bundle), sys.executable)
+    assert done.returncode == 13
+    assert "yes" not in done.stdout
+    missing = next(line for line in done.stderr.splitlines() if line.startswith("missing here: "))
+    for what in ("nvidia-smi finds no GPU", "no TensorrtExecutionProvider", "no CUDAExecutionProvider", "no trtexec"):
+        assert what in missing
+    assert "it has" in done.stderr  # the providers of this onnxruntime
+
+
+def test_provider_is_never_replaced_by_the_cpu(cuda_bundle: Path) -> None:
+    refused = parity(cuda_bundle, "--provider", "CUDAExecutionProvider")
+    assert refused.returncode == 13
+    assert "has no CUDAExecutionProvider; it has" in refused.stderr
+    assert "passed" not in refused.stdout
+    assert parity(cuda_bundle, "--provider", "CPUExecutionProvider").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected", "said"),
+    [
+        (
+            {"parity": 0, "engine": 0},
+            0,
+            "yes: answers in TensorrtExecutionProvider; answers in CUDAExecutionProvider; eng",
+        ),
+        ({"parity": 0, "engine": 3}, 0, "yes: answers in TensorrtExecutionProvider"),
+        ({"parity": 12, "engine": 0}, 12, "no: answers in TensorrtExecutionProvider"),
+        ({"parity": 0, "engine": 7}, 12, "no: no layer of the engine runs on int8"),
+        ({"parity": 0, "engine": 5}, 12, "no: the engine was not built"),
+        ({"parity": 13, "engine": 0}, 13, ""),
+        ({"parity": 11, "engine": 0}, 11, ""),
+    ],
+)
+def test_cuda_takes_the_worst_of_what_the_bundle_says(
+    tmp_path: Path, codes: dict[str, int], expected: int, said: str
+) -> None:
+    """Two scripts in the place of the bundle's own say what a machine with a GPU would."""
+    (tmp_path / "run_parity.py").write_text(f"raise SystemExit({codes['parity']})")
+    engine = tmp_path / "build_engine.sh"
+    engine.write_text(f"#!/bin/sh\nexit {codes['engine']}\n")
+    engine.chmod(0o755)
+    done = run("validate_cuda", str(tmp_path), sys.executable)
+    assert (done.returncode, done.stdout[: len(said)]) == (expected, said), done.stderr
+
+
+def test_cuda_refuses_when_the_arguments_make_no_sense(bundle: Path) -> None:
+    assert run("validate_cuda").returncode == 2
+    assert run("validate_cuda", str(bundle)).returncode == 2  # of arm64
+    assert run("validate_cuda", "--help").returncode == 0

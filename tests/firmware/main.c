@@ -30,10 +30,12 @@ int main(int count, char **arguments) {
   char *change = count > 1 ? arguments[1] : (char *)"0";
   int verdict = edgeopt_self_test(&tiny_model, replay, change, scratch, sizeof scratch, &result);
   const int aligned = (size_t)tiny_model.data % EDGEOPT_ALIGNMENT == 0;
-  printf("verdict %d, %u run, %g steps, run code %d, aligned %d, file %.4s, shape %d x %d x %d x %d, scale %.9g %d\n",
+  printf("verdict %d, %u run, %g steps, run code %d, aligned %d, file %.4s, shape %d x %d x %d x %d, %u labels, %s, "
+         "scale %.9g %d\n",
          verdict, (unsigned)result.num_run, (double)result.max_steps, result.run_code, aligned,
          (const char *)tiny_model.data + 4, (int)tiny_model.inputs[0].shape[0], (int)tiny_model.inputs[0].shape[1],
-         (int)tiny_model.inputs[0].shape[2], (int)tiny_model.inputs[0].shape[3], (double)TINY_INPUT_0_SCALE,
+         (int)tiny_model.inputs[0].shape[2], (int)tiny_model.inputs[0].shape[3],
+         (unsigned)tiny_model.outputs[0].num_labels, tiny_outputs_labels_0[1], (double)TINY_INPUT_0_SCALE,
          TINY_INPUT_0_ZERO_POINT);
   return verdict;
 }

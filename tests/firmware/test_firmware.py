@@ -6,13 +6,15 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_project import RECIPE, ROOT, command, edgeopt_run, environment, write_project
+from tiny_project import RECIPE, ROOT, bundle_files, command, edgeopt_run, environment, write_project
 
 from edgeopt.bundle.firmware import c_identifier
 from edgeopt.bundle.golden import load_golden
@@ -21,16 +23,27 @@ from edgeopt.devices.qemu import BOARDS, Emulation
 
 HERE = Path(__file__).parent
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wundef", "-Wcast-align", "-Werror")
-GOOD = "verdict 0, 4 run, 0 steps, run code 0, aligned 1, file TFL3, shape 1 x 8 x 8 x 3"
+GOOD = "verdict 0, 4 run, 0 steps, run code 0, aligned 1, file TFL3, shape 1 x 8 x 8 x 3, 4 labels, grün"
+LABELS = """
+[labels.logits]
+names = ["red", "grün", "blue \\"sky\\"", "??/"]
+"""
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An arm64 bundle, in a folder with a space in its name, of a network that is called tiny."""
-    folder = write_project(tmp_path_factory.mktemp("firmware") / "my project", recipe=f'name = "tiny"\n{RECIPE}')
-    done = edgeopt_run(folder, "build", "--target", "arm64")
+    recipe = f'name = "tiny"\n{RECIPE}{LABELS}'
+    folder = write_project(tmp_path_factory.mktemp("firmware") / "my project", recipe=recipe)
+    done = edgeopt_run(folder, "build", "--target", "arm64", "--target", "mcu")
     assert done.returncode == 0, done.stderr
     return folder / "build" / "tiny" / "arm64"
+
+
+@pytest.fixture(scope="module")
+def micro_bundle(bundle: Path) -> Path:
+    """The same for a microcontroller, with its data as C arrays."""
+    return bundle.with_name("mcu")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +77,9 @@ def compiled(
     return folder / "sample"
 
 
-def test_self_test_passes_when_the_answers_are_right(bundle: Path, tmp_path: Path) -> None:
-    done = run(str(compiled(bundle, tmp_path)), cwd=tmp_path)
+@pytest.mark.parametrize("target", ["arm64", "mcu"])
+def test_self_test_passes_when_the_answers_are_right(bundle: Path, tmp_path: Path, target: str) -> None:
+    done = run(str(compiled(bundle.with_name(target), tmp_path)), cwd=tmp_path)
     assert (done.returncode, done.stdout[: len(GOOD)]) == (0, GOOD)
     facts = json.loads((bundle / "bundle.json").read_text())["inputs"][0]
     scale, zero_point = done.stdout.split()[-2:]
@@ -98,11 +112,24 @@ def test_golden_vectors_are_those_of_the_bundle_when_read_as_bytes(bundle: Path)
         assert content[at + 192 : at + 196] == golden["quantized/logits"][index].tobytes()
 
 
+def test_golden_vectors_of_a_microcontroller_are_those_of_the_reference_kernels(micro_bundle: Path) -> None:
+    content = (micro_bundle / "firmware" / "golden.bin").read_bytes()
+    expected = load_golden(micro_bundle / "golden.npz")["built_in/logits"]
+    assert len(content) == 4 * (192 + 16)
+    assert [content[at + 192 : at + 196] for at in range(0, 832, 208)] == [answer.tobytes() for answer in expected]
+
+
+def test_manifest_names_the_classes(bundle: Path) -> None:
+    labels = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["labels"]
+    assert labels == {"logits": ["red", "grün", 'blue "sky"', "??/"]}
+
+
+@pytest.mark.parametrize("target", ["arm64", "mcu"])
 @pytest.mark.parametrize("file", ["tiny_model.c", "edgeopt_self_test.c"])
-def test_sources_compile_without_a_warning_as_cpp17(bundle: Path, tmp_path: Path, file: str) -> None:
-    source = bundle / "firmware" / file
-    options = ["-x", "c++", "-std=c++17", *WARNINGS, f'-DEDGEOPT_BUNDLE="{bundle}"', f"-I{bundle}/firmware"]
-    done = run("g++", *options, "-c", str(source), "-o", "out.o", cwd=tmp_path)
+def test_sources_compile_without_a_warning_as_cpp17(bundle: Path, tmp_path: Path, file: str, target: str) -> None:
+    firmware = bundle.with_name(target) / "firmware"
+    options = ["-x", "c++", "-std=c++17", *WARNINGS, f'-DEDGEOPT_BUNDLE="{bundle}"', f"-I{firmware}"]
+    done = run("g++", *options, "-c", str(firmware / file), "-o", "out.o", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -116,6 +143,44 @@ def test_sources_compile_without_a_warning_in_clang(
         clang = str(root / "usr/bin/clang-14")
         done = run(clang, *options, str(source), "-o", "out.o", cwd=tmp_path, environment=with_libraries(root))
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_arrays_are_read_only_and_aligned_when_compiled_for_a_microcontroller(
+    micro_bundle: Path, tmp_path: Path, unpacked: Callable[[str], Path]
+) -> None:
+    root = unpacked("clang-14")
+    flags = ["--target=thumbv7em-none-eabi", "-mcpu=cortex-m4", "-ffreestanding", "-std=c11", *WARNINGS]
+    for source in (micro_bundle / "firmware").glob("*.c"):
+        options = [*flags, f"-I{micro_bundle}/firmware", "-c", str(source), "-o", f"{source.stem}.o"]
+        done = run(str(root / "usr/bin/clang-14"), *options, cwd=tmp_path, environment=with_libraries(root))
+        assert (done.returncode, done.stderr) == (0, "")
+    section, flags_of, alignment = section_of(tmp_path / "tiny_model.o", "tiny_model_data")
+    assert section == ".rodata"
+    assert flags_of == SHF_ALLOC  # and not SHF_WRITE: a linker puts it into flash
+    assert alignment >= 16
+
+
+SHF_ALLOC = 2
+
+
+def section_of(path: Path, symbol: str) -> tuple[str, int, int]:
+    """Return name, flags and alignment of the section that defines a symbol in a 32-bit ELF object."""
+    content = path.read_bytes()
+    assert content[:5] == b"\x7fELF\x01"
+    (start,), (size, count, names) = struct.unpack_from("<I", content, 32), struct.unpack_from("<3H", content, 46)
+    sections = [struct.unpack_from("<10I", content, start + index * size) for index in range(count)]
+
+    def text(table: int, at: int) -> str:
+        begin = sections[table][4] + at
+        return content[begin : content.index(b"\0", begin)].decode()
+
+    (symbols,) = (section for section in sections if section[1] == 2)
+    for at in range(symbols[4], symbols[4] + symbols[5], symbols[9]):
+        name, _, _, _, _, home = struct.unpack_from("<3I2BH", content, at)
+        if text(symbols[6], name) == symbol:
+            found = sections[home]
+            return text(names, found[0]), found[2], found[8]
+    raise AssertionError(f"{path} has no {symbol}")
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -162,6 +227,65 @@ def test_cmake_package_gives_a_target_that_links_and_follows_the_model(bundle: P
     installed = run("cmake", "--install", str(build), "--prefix", str(tmp_path / "root"), cwd=tmp_path)
     assert installed.returncode == 0, installed.stderr
     assert (tmp_path / "root/share/model.tflite").read_bytes() == (bundle / "model.tflite").read_bytes()
+
+
+TOOLCHAIN = """
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER "{compiler}")
+set(CMAKE_C_FLAGS_INIT "{flags}")
+set(CMAKE_EXE_LINKER_FLAGS_INIT -static)
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+set(CMAKE_FIND_ROOT_PATH "{staging}")
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+"""
+
+
+def test_package_is_found_where_yocto_and_buildroot_install_it(
+    bundle: Path, tmp_path: Path, cross: list[str], emulation: Emulation
+) -> None:
+    """The commands of their cmake classes: cross configure, install into DESTDIR, find_package in the sysroot."""
+    staging, image, toolchain = (tmp_path / name for name in ("staging", "image", "toolchain.cmake"))
+    toolchain.write_text(TOOLCHAIN.format(compiler=cross[0], flags=" ".join(cross[1:]), staging=staging))
+    compiler = with_libraries(Path(cross[0]).parents[2])
+
+    def cmake(*arguments: str, destination: Path | None = None) -> None:
+        environment = {**compiler, **({"DESTDIR": str(destination)} if destination else {})}
+        done = run("cmake", *arguments, cwd=tmp_path, environment=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    prepare = (f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", "-DCMAKE_INSTALL_PREFIX=/usr")
+    cmake("-S", str(bundle / "cmake"), "-B", "package", *prepare)
+    cmake("--install", "package", destination=staging)
+    cmake("--install", "package", "--component", "runtime", destination=image)
+    assert bundle_files(staging / "usr/share/edgeopt_model-tiny") == bundle_files(bundle)
+    (installed,) = (path for path in image.rglob("*") if path.is_file())
+    assert installed.relative_to(image).as_posix() == "usr/share/edgeopt_model-tiny/model.tflite"
+    cmake("-S", str(HERE), "-B", "product", *prepare)
+    cmake("--build", "product")
+    program = str(tmp_path / "product" / "sample")
+    done = run_limited([*emulation.qemu_command("pi4"), program], what="pi4", timeout_s=60)
+    assert (done.returncode, done.stdout[: len(GOOD)]) == (0, GOOD)
+
+
+def test_recipe_for_yocto_names_what_is_installed(bundle: Path) -> None:
+    recipe = (ROOT / "scripts/yocto/edgeopt-model_1.0.bb").read_text()
+    values = dict(re.findall(r'^([A-Z_:{}$]+(?:-dev)?) = "(.*)"$', recipe.replace("${PN}", "PN"), re.MULTILINE))
+    assert (bundle / values["OECMAKE_SOURCEPATH"].removeprefix("${S}/") / "CMakeLists.txt").is_file()
+    patterns = [values[key].replace("${datadir}", "/usr/share") for key in ("FILES:PN", "FILES:PN-dev")]
+    assert fnmatch("/usr/share/edgeopt_model-tiny/model.tflite", patterns[0])
+    assert fnmatch("/usr/share/edgeopt_model-tiny", patterns[1])
+
+
+def test_package_for_buildroot_is_read_by_make(bundle: Path, tmp_path: Path) -> None:
+    package = ROOT / "scripts/buildroot/edgeopt-model.mk"
+    (tmp_path / "Makefile").write_text(
+        "define cmake-package\nshow: ; @echo '$(EDGEOPT_MODEL_SUBDIR)' && $(EDGEOPT_MODEL_INSTALL_TARGET_CMDS)\nendef\n"
+        f"BR2_CMAKE = echo\nTARGET_DIR = image\nEDGEOPT_MODEL_BUILDDIR = build\ninclude {package}\n"
+    )
+    shown = run("make", "show", cwd=tmp_path)
+    assert shown.stdout.splitlines() == ["cmake", "--install build --component runtime"], shown.stderr
+    assert (bundle / "cmake" / "CMakeLists.txt").is_file()
 
 
 def test_make_fragment_builds_the_same_program(bundle: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ typedef enum EdgeoptType {
   EDGEOPT_FLOAT32
 } EdgeoptType;
 
-/* real = scale * (integer - zero_point); scale is 0 for a tensor that was never quantized. */
+/* real = scale * (integer - zero_point); scale is 0 for a tensor that was never quantized. labels are the names of an
+ * output's classes, or NULL. */
 typedef struct EdgeoptTensor {
   const char *name;
   EdgeoptType type;
@@ -28,6 +29,8 @@ typedef struct EdgeoptTensor {
   uint32_t num_elements;
   float scale;
   int32_t zero_point;
+  const char *const *labels;
+  uint32_t num_labels;
 } EdgeoptTensor;
 
 /* golden holds, for each sample, all inputs and then the expected outputs, each padded to EDGEOPT_ALIGNMENT bytes. */
