@@ -131,6 +131,23 @@ def test_verify_takes_no_pass_when_verdict_and_failures_disagree(server: Server,
         verify(bundle, device=server.url(python=liar))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ('"$@"; sed -i "s/\\"p50\\": [-0-9.e]*/\\"p50\\": 1e9/" report.json', "p50, p90 and p99 of 1000000000.0, "),
+        ('"$@"; sed -i "s/\\"first\\": [-0-9.e]*/\\"first\\": NaN/" report.json', "NaN is no JSON"),
+        ('"$1" "$2" "$3" "$4" "$5"', "did not measure inferences on 2 threads"),
+        ('"$1" "$2" "$3" --threads 1 --latency 0.01', "did not measure inferences on 2 threads"),
+    ],
+)
+def test_verify_takes_no_latency_that_cannot_be_or_was_not_asked_for(
+    server: Server, bundle: Path, arguments: str, message: str
+) -> None:
+    python = honest_but(server.folder, "python", f"{sys.executable} {arguments}")
+    with pytest.raises(DeviceError, match=message):
+        verify(bundle, device=server.url(python=python), latency_s=0.01, threads=2)
+
+
 def test_verify_ends_in_time_and_the_board_is_clean_when_the_test_hangs(server: Server, bundle: Path) -> None:
     python = honest_but(server.folder, "python", "sleep 600")
     began = time.monotonic()
