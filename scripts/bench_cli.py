@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench_accuracy import accuracy_figures, accuracy_networks
 from bench_build import build_figures, footprint_figures
 from bench_calibration import calibration_figures
 from bench_figures import Figure, as_json, read_goals, table, verdict
@@ -24,7 +25,11 @@ from bench_peers import find_peers
 from bench_size import size_figures
 from bench_timing import load
 
-_SEEDED = tuple(str(path) for path in sorted(Path(__file__).parent.glob("bench_recipes/*.toml")))
+_SEEDED = tuple(
+    str(path)
+    for path in sorted(Path(__file__).parent.glob("bench_recipes/*.toml"))
+    if 'dataset = "seeded"' in path.read_text(encoding="utf-8")
+)
 _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "build": ("efficientnet_lite0",),
     "calibration": ("efficientnet_lite0",),
@@ -32,6 +37,7 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "parity": ("efficientnet_lite0", "mobilenet_v2", "mnist5k"),
     "latency": ("efficientnet_lite0", "mobilenet_v2", "mnist5k", *_SEEDED),
     "agreement": ("efficientnet_lite0", "mobilenet_v2"),
+    "accuracy": accuracy_networks(),
     "footprint": ("efficientnet_lite0", "mobilenet_v2"),
     "node-cases": (),
     "size": (),
@@ -52,6 +58,7 @@ sections:
   lowering      a QDQ file to a .tflite file: time and memory; chains of 100 to 10,000 nodes
   parity        the arm64 against the x86 bundle in their runtimes, value by value
   latency       int8 against float on one thread, paired; integer kernels; the peers
+  accuracy      what int8 costs under the accuracy contract: drop, its interval, what was moved
   agreement     each bundle against the float network: class and noise
   footprint     sizes of files, multiplications on integers
   node-cases    ONNX's own cases of single operators, through ours and through onnx2tf (which takes an hour)
@@ -134,6 +141,8 @@ def _section(section: str, network: Network, options: argparse.Namespace) -> Ite
         return parity_figures(network, options.samples)
     if section == "latency":
         return latency_figures(network, options.samples, options.rounds, options.peers)
+    if section == "accuracy":
+        return accuracy_figures(network)
     if section == "agreement":
         return agreement_figures(network, options.samples)
     return footprint_figures(network)

@@ -101,6 +101,6 @@ def interval_text(measured: Measured) -> str:
     interval = measured.interval
     if interval is None:
         return "no interval: the metric gives one number for all samples"
-    text = f"{interval.confidence:.0%} interval {shown(interval.low, measured.unit)} to "
+    text = f"{100 * interval.confidence:g} % interval {shown(interval.low, measured.unit)} to "
     text += shown(interval.high, measured.unit)
     return text + (", not to be told from no drop" if interval.holds_zero else "")
