@@ -7,6 +7,7 @@ from tiny_project import edgeopt_run
 
 from edgeopt import verify
 from edgeopt.devices.board_image import BoardImage
+from edgeopt.devices.compiler import Compiler
 from edgeopt.devices.qemu import BOARDS, Emulation
 
 # Few samples: an emulated inference of an ImageNet network takes a second.
@@ -46,6 +47,17 @@ def test_every_board_answers_bit_for_bit_as_this_machine_when_litert_runs_there(
         report = verify(bundle, device=device)
         assert report.passed, report.failures
         assert [(output.max_steps, output.equal_fraction) for output in report.outputs] == [(0, 1.0)], device
+
+
+def test_c_runner_answers_bit_for_bit_as_python_does(
+    bundle: Path, emulation: Emulation, cross_compiler: Compiler
+) -> None:
+    expected = verify(bundle).outputs
+    for device in ("local", "qemu:pi4"):
+        report = verify(bundle, device=device, runner="c")
+        assert report.passed, report.failures
+        assert report.outputs == expected
+        assert report.kernels == "XNNPACK"
 
 
 def test_old_runtime_answers_as_its_kernels_do_elsewhere_when_it_runs_on_a_board(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import struct
@@ -18,8 +19,10 @@ from tiny_project import RECIPE, ROOT, bundle_files, command, edgeopt_run, envir
 
 from edgeopt.bundle.firmware import c_identifier
 from edgeopt.bundle.golden import load_golden
+from edgeopt.devices.compiler import Compiler
 from edgeopt.devices.process import run_limited
 from edgeopt.devices.qemu import BOARDS, Emulation
+from edgeopt.devices.runner import Library
 
 HERE = Path(__file__).parent
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wundef", "-Wcast-align", "-Werror")
@@ -47,10 +50,9 @@ def micro_bundle(bundle: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cross(unpacked: Callable[[str], Path]) -> list[str]:
-    """Debian's cross compiler for aarch64; the package of g++ brings the C library too."""
-    root = unpacked("g++-aarch64-linux-gnu")
-    return [str(root / "usr/bin/aarch64-linux-gnu-gcc"), f"-isystem{root}/usr/aarch64-linux-gnu/include", "-std=c11"]
+def cross(cross_compiler: Compiler) -> list[str]:
+    """The cross compiler for aarch64."""
+    return [*cross_compiler.command, "-std=c11"]
 
 
 def with_libraries(root: Path) -> dict[str, str]:
@@ -286,6 +288,28 @@ def test_package_for_buildroot_is_read_by_make(bundle: Path, tmp_path: Path) -> 
     shown = run("make", "show", cwd=tmp_path)
     assert shown.stdout.splitlines() == ["cmake", "--install build --component runtime"], shown.stderr
     assert (bundle / "cmake" / "CMakeLists.txt").is_file()
+
+
+def test_run_parity_is_built_by_cmake_when_it_is_asked_for(bundle: Path, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    configure = run("cmake", "-GNinja", f"-DBUNDLE={bundle}", "-S", str(HERE), "-B", str(build), cwd=tmp_path)
+    assert configure.returncode == 0, configure.stderr
+    made = run("cmake", "--build", str(build), cwd=tmp_path)
+    assert made.returncode == 0, made.stdout
+    assert not (build / "run_parity").exists()
+    made = run("cmake", "--build", str(build), "--target", "run_parity", cwd=tmp_path)
+    assert made.returncode == 0, made.stdout
+    (build / "libLiteRt.so").symlink_to(Library.for_cpu(platform.machine()).path)
+    assert run(str(build / "run_parity"), str(bundle), cwd=tmp_path).stdout.endswith("passed\n")
+
+
+def test_run_parity_is_built_by_make_where_it_is_called(bundle: Path, tmp_path: Path) -> None:
+    plain = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    made = run("make", "-f", str(plain / "runner/Makefile"), "CFLAGS=-O0 -Wall -Werror", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "libLiteRt.so").symlink_to(Library.for_cpu(platform.machine()).path)
+    assert run(str(tmp_path / "run_parity"), "bundle", cwd=tmp_path).stdout.endswith("passed\n")
+    assert "up to date" in run("make", "-f", str(plain / "runner/Makefile"), cwd=tmp_path).stdout
 
 
 def test_make_fragment_builds_the_same_program(bundle: Path, tmp_path: Path) -> None:
