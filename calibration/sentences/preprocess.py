@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 _PLACE: Mapping[Split, int] = {"calibration": 0, "held_out": 1}  # of two topics or lines, whose turn it is
 _FEWEST_WORDS, _MOST_WORDS = 6, 40
+_NAME = 32  # letters of a sentence by which a sample is called
 
 
 class Sentences:
@@ -46,7 +47,7 @@ class Sentences:
         arrays = {
             name: np.array([getattr(encoding, _FIELDS[name])], given.dtype) for name, given in self._inputs.items()
         }
-        return Sample(text, arrays)
+        return Sample(f"{index}: {text[:_NAME]}", arrays)
 
 
 def open_dataset(split: Split, inputs: Mapping[str, InputSettings], options: Mapping[str, object]) -> Sentences:
