@@ -65,8 +65,8 @@ def symmetric_int16(minimum: float, maximum: float) -> QuantParams:
     return QuantParams(_float32_scale(max(-low, high) / INT16_MAX), 0, "int16")
 
 
-def per_channel_weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Return one symmetric scale ``(C,)`` for each slice along ``axis``: its largest magnitude on 127.
+def per_channel_weight_scales(weight: NDArray[np.float32], axis: int, largest: int = INT8_MAX) -> NDArray[np.float32]:
+    """Return one symmetric scale ``(C,)`` for each slice along ``axis``: its largest magnitude on ``largest``.
 
     A slice of zeros gets the scale 1: any scale expresses it, and 1 keeps its bias exact enough.
 
@@ -77,7 +77,7 @@ def per_channel_weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray
     magnitude = np.abs(weight).max(axis=other_axes)
     if not np.isfinite(magnitude).all():
         raise QuantizationError("a weight is NaN or infinite")
-    scales = (magnitude.astype(np.float64) / INT8_MAX).astype(np.float32)
+    scales = (magnitude.astype(np.float64) / largest).astype(np.float32)
     return np.where(scales > MIN_SCALE, scales, np.float32(1.0)).astype(np.float32)
 
 

@@ -102,12 +102,14 @@ class LoweredModel:
 
     ``notes`` is Markdown for the bundle's README: how the receiver uses the model on this target. ``tensors`` says
     where the file holds each value of the QDQ graph. ``memory`` is there where it is scarce: on a microcontroller.
+    ``instruction_sets`` are those, by Linux's names, of which a CPU needs one to answer right; without any, all do.
     """
 
     path: Path
     border: Border
     extra_files: tuple[Path, ...] = ()
     notes: str = ""
+    instruction_sets: tuple[str, ...] = ()
     tensors: Mapping[str, Place] = field(default_factory=dict)
     memory: Memory | None = None
 

@@ -211,11 +211,14 @@ class QuantizeSettings:
     graph. ``int16`` are activations of 16 bits with weights of 8. ``dynamic`` are int8 weights with activations of 8
     bits whose scale each inference finds, row by row: products and convolutions have it, what else there is stays
     float. An operator that moves values without changing them follows the one before it, unless it is named.
-    ``float16`` is for the whole network alone.
+    ``float16`` is for the whole network alone. ``weights`` have a scale for each output channel or for the whole tensor.
+    ``reduce_range`` leaves them 7 bits, for x86 CPUs whose products saturate.
     """
 
     precision: Precision = "int8"
     nodes: Mapping[str, Precision] = field(default_factory=dict)
+    weights: Literal["per_channel", "per_tensor"] = "per_channel"
+    reduce_range: bool = False
 
     def __post_init__(self) -> None:
         """Refuse float16 beside anything else."""

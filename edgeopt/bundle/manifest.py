@@ -49,6 +49,7 @@ def describe_model(
             "runtime_package": spec.runtime_package,
             "scheme": spec.scheme,
             "device_note": spec.device_note,
+            "instruction_sets": lowered.instruction_sets,
             "notes": lowered.notes,
         },
         "inputs": [asdict(facts) for facts in lowered.border.inputs],

@@ -19,6 +19,9 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield ""
     yield f"`{model['file']}` runs in {model['runtime']}. {model['device_note'].strip()}"
     yield ""
+    if model["instruction_sets"]:
+        yield f"Its answers are right on CPUs with one of {', '.join(model['instruction_sets'])}."
+        yield ""
     yield "## Inputs and outputs"
     yield ""
     yield "| | name | dtype | shape | layout | scale | zero point |"

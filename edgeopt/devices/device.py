@@ -125,6 +125,12 @@ def unfit(facts: DeviceFacts, manifest: Mapping[str, Any], request: RunRequest) 
     lacks = _runner_lacks if facts.runner or request.runner.name == C else _python_lacks
     request = replace(request, runtime=wanted_runtime(manifest["model"], request.runtime))
     yield from lacks(facts, manifest["model"]["format"], request)
+    needed = manifest["model"]["instruction_sets"]
+    if needed and facts.features and not set(needed) & set(facts.features):
+        yield (
+            f"its CPU has none of {', '.join(needed)}, and products of this bundle may saturate there: build it with "
+            "quantize.reduce_range = true"
+        )
     size = sum(file["size_bytes"] for file in manifest["files"].values())
     size += sum(path.stat().st_size for path in request.runner.files.values())
     if facts.free_bytes is not None and facts.free_bytes < 2 * size:

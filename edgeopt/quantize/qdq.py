@@ -19,7 +19,7 @@ from edgeopt.quantize.dynamic import OLDEST_OPSET, quantize_dynamically
 from edgeopt.quantize.half import weights_as_half
 from edgeopt.quantize.names import QuantizedNames, write_names
 from edgeopt.quantize.placement import BITS, Bits, Params, QuantizedNode, activation_params, quantized_nodes
-from edgeopt.quantize.scheme import Family, Scheme
+from edgeopt.quantize.scheme import Family, Scheme, adapted
 from edgeopt.settings import QuantizeSettings
 
 _DTYPES = {"int8": ir.DataType.INT8, "int16": ir.DataType.INT16}
@@ -33,7 +33,7 @@ def quantize(source: FloatModel, ranges: Ranges, scheme: Scheme, settings: Quant
     Raises:
         QuantizationError: if nothing can be quantized, a weight is not finite or a range is missing.
     """
-    model = ir.load(source.path)
+    model, scheme = ir.load(source.path), adapted(scheme, settings)
     values = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))
     names = {str(value.name): QuantizedNames(str(value.name), str(value.name)) for value in values}
     if settings.precision == "float16":
@@ -174,7 +174,7 @@ class _QdqWriter:
         weight = _array(weight_value)
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         bias = None if bias_value is None else _array(bias_value)
-        scales = _per_tensor_scale(weight) if axis is None else per_channel_weight_scales(weight, axis)
+        scales = _weight_scales(weight, axis, self._scheme.largest_weight)
         if bias is not None and activation is not None and self._scheme.integer_bias:
             scales = _wide_enough_for_bias(scales, bias, activation.scale)
         integers = quantize_int8(weight, _along(scales, axis, weight.ndim), low=-INT8_MAX)
@@ -273,8 +273,11 @@ def _along(scales: NDArray[np.float32], axis: int | None, rank: int) -> NDArray[
     return scales.reshape(shape)
 
 
-def _per_tensor_scale(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    return per_channel_weight_scales(weight.reshape(1, -1), 0).reshape(())
+def _weight_scales(weight: NDArray[np.float32], axis: int | None, largest: int) -> NDArray[np.float32]:
+    """Return the scales of weights along ``axis``, or one for all of them."""
+    if axis is None:
+        return per_channel_weight_scales(weight.reshape(1, -1), 0, largest).reshape(())
+    return per_channel_weight_scales(weight, axis, largest)
 
 
 def _typed(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:

@@ -9,12 +9,13 @@ NVIDIA TensorRT documentation, "Working with Quantized Types" (symmetric activat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 
-from edgeopt.affine import QuantParams, asymmetric_int8, symmetric_int8
+from edgeopt.affine import INT8_MAX, QuantParams, asymmetric_int8, symmetric_int8
 from edgeopt.errors import TargetError, did_you_mean
+from edgeopt.settings import QuantizeSettings
 
 
 class Family(Enum):
@@ -42,6 +43,7 @@ class Scheme:
     ``outputs`` says whether results are quantized too (a kernel that writes integers) or only what is read.
     ``fuses_residual``: a sum is fused with the convolution that feeds it, so only its other input is quantized.
     ``weight_axes`` is the axis of per-channel weights by operator; one that is not there has one scale for all.
+    ``largest_weight`` is the integer that a channel's largest magnitude becomes.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Scheme:
     integer_bias: bool
     outputs: bool
     fuses_residual: bool = False
+    largest_weight: int = INT8_MAX
 
 
 _WEIGHTED = Placement(Family.WEIGHTED)
@@ -130,6 +133,17 @@ SYMMETRIC = Scheme(
 )
 
 SCHEMES = MappingProxyType({scheme.name: scheme for scheme in (ASYMMETRIC, SYMMETRIC)})
+
+
+# Two products of uint8 and int8 are added in 16 bits by VPMADDUBSW (AVX2 without VNNI): 2 * 255 * 64 still fits.
+REDUCED_WEIGHT = 64
+
+
+def adapted(scheme: Scheme, settings: QuantizeSettings) -> Scheme:
+    """Return a scheme with what a recipe asks of weights: one scale a tensor, 7 bits."""
+    if settings.weights == "per_tensor":
+        scheme = replace(scheme, weight_axes=MappingProxyType({}))
+    return replace(scheme, largest_weight=REDUCED_WEIGHT) if settings.reduce_range else scheme
 
 
 def scheme_named(name: str) -> Scheme:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from edgeopt.inspection import Border, TensorFacts
 from edgeopt.quantize.bounds import bounds_as_integers
 from edgeopt.quantize.dynamic import dynamic_as_integers
+from edgeopt.quantize.scheme import REDUCED_WEIGHT
 from edgeopt.quantize.subpixel import transposed_as_subpixels
 
 _OFFSET = 128
@@ -42,6 +43,13 @@ def with_unsigned_activations(model: ir.Model) -> ir.Model:
             _shift_constant(graph, node.inputs[2], shifted)
     bounds_as_integers(graph)
     return copy
+
+
+def may_saturate(graph: ir.Graph) -> bool:
+    """Return whether weights are so large that two products with uint8 can leave 16 bits, in which AVX2 adds them."""
+    constants = (value.const_value for value in graph.initializers.values() if value.dtype == ir.DataType.INT8)
+    arrays = (tensor.numpy().astype(np.int16) for tensor in constants if tensor is not None)
+    return any(int(np.abs(array).max(initial=0)) > REDUCED_WEIGHT for array in arrays)
 
 
 def unsigned_border(border: Border) -> Border:

@@ -10,8 +10,11 @@ from edgeopt.artifacts import LoweredModel, QdqModel
 from edgeopt.inspection import Border, Inspection
 from edgeopt.quantize.audit import audit_onnxruntime
 from edgeopt.quantize.names import own_places
-from edgeopt.quantize.unsigned import unsigned_border, with_unsigned_activations
+from edgeopt.quantize.unsigned import may_saturate, unsigned_border, with_unsigned_activations
 from edgeopt.target import LoweringRequest
+
+# They add in 32 bits the products that VPMADDUBSW adds in 16.
+WITHOUT_SATURATION = ("avx_vnni", "avx512_vnni")
 
 
 def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
@@ -19,7 +22,8 @@ def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: P
     model = with_unsigned_activations(ir.load(source.path))
     path = out_dir / "model.onnx"
     ir.save(model, path)
-    return LoweredModel(path, unsigned_border(border), tensors=own_places(model))
+    needed = WITHOUT_SATURATION if may_saturate(model.graph) else ()
+    return LoweredModel(path, unsigned_border(border), instruction_sets=needed, tensors=own_places(model))
 
 
 def inspect(model: Path) -> Inspection:
