@@ -21,7 +21,8 @@ pytestmark = [
 RECIPE = ROOT / "scripts/bench_recipes/text/minilm.toml"
 FEW = {"calibration.num_samples": 16, "calibration.num_held_out": 24, "calibration.num_golden": 24}
 # Static int8 is built to be looked at: no limit may stop it.
-STATIC = {"quantize.precision": "int8", "parity.min_cosine": -1.0, "parity.min_sqnr_db": -200.0}
+LIMITS = {"min_cosine": -1.0, "min_sqnr_db": -200.0, "max_steps": 255}
+STATIC = {"quantize.precision": "int8", **{f"parity.{name}": limit for name, limit in LIMITS.items()}}
 UNTIMED = {"latency.compare": False}
 
 
