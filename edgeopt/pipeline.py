@@ -54,6 +54,7 @@ class BuildResult:
                 "memory": None if bundle.memory is None else asdict(bundle.memory),
                 "parity": None if bundle.report is None else bundle.report.to_json(),
                 "accuracy": None if bundle.accuracy is None else bundle.accuracy.to_json(),
+                "corrections": [dict(gain) for gain in bundle.corrections],
                 "latency": None if bundle.speed is None else asdict(bundle.speed),
             }
             for bundle in self.bundles

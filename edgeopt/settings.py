@@ -200,7 +200,42 @@ class ExportSettings:
             raise RecipeError("num_samples must be at least 1 and max_relative_error in (0, 1)")
 
 
+Switch = Literal["auto", "on", "off"]
 Precision = Literal["int8", "int16", "dynamic", "float", "float16"]
+
+
+@dataclass(frozen=True)
+class CorrectSettings:
+    """What is done against the cost of int8, before the ranges are measured and after the graph is quantized.
+
+    A correction that is ``"on"`` is applied, one that is ``"auto"`` only if the quantized network comes nearer to the
+    float one by it, on those of the first ``num_samples`` calibration samples that did not teach it. ``rounding`` of
+    weights is to the ``"nearest"`` integer, or ``"learned"`` on the samples; that takes a while.
+    """
+
+    fold_batch_norm: Switch = "auto"
+    clamp_masks: Switch = "auto"
+    smooth: Switch = "auto"
+    equalize: Switch = "auto"
+    correct_bias: Switch = "auto"
+    rounding: Literal["nearest", "learned", "auto"] = "nearest"
+    num_samples: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse corrections that look at nothing."""
+        if self.num_samples < 1:
+            raise RecipeError(f"'num_samples' must be at least 1, got {self.num_samples}")
+
+    @property
+    def refines(self) -> bool:
+        """Whether anything is to be done to the quantized graph."""
+        return {self.correct_bias, self.learns_rounding} != {"off"}
+
+    @property
+    def learns_rounding(self) -> Switch:
+        """``rounding`` as a switch."""
+        switches: Mapping[str, Switch] = {"nearest": "off", "learned": "on", "auto": "auto"}
+        return switches[self.rounding]
 
 
 @dataclass(frozen=True)
@@ -371,6 +406,7 @@ class Recipe:
     prune: PruneSettings | None = None
     distill: DistillSettings | None = None
     export: ExportSettings = ExportSettings()
+    correct: CorrectSettings = CorrectSettings()
     quantize: QuantizeSettings = QuantizeSettings()
     accuracy: AccuracySettings | None = None
     parity: ParityLimits = ParityLimits()

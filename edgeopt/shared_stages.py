@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ from edgeopt.stage import logger
 from edgeopt.target import discover_targets
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
 
@@ -150,9 +152,27 @@ class SharedStages:
         return FloatModel(entry.folder / "model.onnx", inputs, outputs), entry
 
     @cached_property
+    def corrected_model(self) -> tuple[FloatModel, CacheEntry]:
+        """The float graph with the corrections that help int8: what is calibrated and quantized, and judges nothing."""
+        source, source_entry = self.float_model
+
+        def make(folder: Path) -> str:
+            from edgeopt.correct.float_graph import correct
+            from edgeopt.correct.gain import report, summary
+
+            _, gains = correct(source, self.recipe.correct, self.recipe.calibration, self._teaching(), folder)
+            save_report(folder, report(gains))
+            return summary(gains)
+
+        method = (self.recipe.calibration.method, repr(self.recipe.calibration.percentile))
+        key = [entry_digest(source_entry), *self.dataset.key(), *self._teaching_key(), *method]
+        entry = self.runner.run("correct", "correct/float_graph.py", ONNX, key, make)
+        return replace(source, path=entry.folder / "model.onnx"), entry
+
+    @cached_property
     def calibration(self) -> CacheEntry:
         """The calibration statistics that every scheme, method and target shares."""
-        source, source_entry = self.float_model
+        source, source_entry = self.corrected_model
         settings = self.recipe.calibration
         histograms = settings.method != "minmax"
         inputs = self.dataset.declared(self.recipe.model.inputs)
@@ -187,7 +207,7 @@ class SharedStages:
 
     def ranges(self, scheme_name: str) -> tuple[Ranges, CacheEntry]:
         """The ranges that the recipe's method chooses for one scheme, from the statistics that all share."""
-        source, source_entry = self.float_model
+        source, source_entry = self.corrected_model
         settings = self.recipe.calibration
 
         def make(folder: Path) -> str:
@@ -234,8 +254,8 @@ class SharedStages:
         return self.runner.run("reference", "bundle/reference.py", ONNX, key, make)
 
     def qdq(self, scheme_name: str, settings: QuantizeSettings) -> tuple[QdqModel, CacheEntry]:
-        """The QDQ graph of one scheme, made once for all targets that share it."""
-        source, source_entry = self.float_model
+        """The QDQ graph of one scheme, corrected, made once for all targets that share it."""
+        source, source_entry = self.corrected_model
         ranges, ranges_entry = self.ranges(scheme_name)
 
         def make(folder: Path) -> str:
@@ -249,8 +269,35 @@ class SharedStages:
         if known not in self._qdq:
             key = [entry_digest(source_entry), entry_digest(ranges_entry), scheme_name, settings_key(settings)]
             entry = self.runner.run(f"quantize-{scheme_name}", "quantize/qdq.py", ONNX, key, make)
+            if settings.precision != "float16":
+                entry = self._refined(QdqModel(entry.folder / "model.onnx", scheme_name), entry)
             self._qdq[known] = QdqModel(entry.folder / "model.onnx", scheme_name), entry
         return self._qdq[known]
+
+    def _refined(self, made: QdqModel, made_entry: CacheEntry) -> CacheEntry:
+        """Correct biases and roundings of a QDQ graph, if the recipe says so."""
+        source, source_entry = self.corrected_model
+        if not self.recipe.correct.refines:
+            return made_entry
+
+        def make(folder: Path) -> str:
+            from edgeopt.correct.gain import report, summary
+            from edgeopt.correct.qdq_graph import refine
+
+            _, gains = refine(made, source, self.recipe.correct, self._teaching(), folder)
+            save_report(folder, report(gains))
+            return summary(gains)
+
+        key = [entry_digest(source_entry), entry_digest(made_entry), *self.dataset.key(), *self._teaching_key()]
+        return self.runner.run(f"refine-{made.scheme}", "correct/qdq_graph.py", ONNX, key, make)
+
+    def _teaching(self) -> list[Mapping[str, NDArray[np.generic]]]:
+        """The calibration samples that corrections look at."""
+        count = min(self.recipe.correct.num_samples, self.recipe.calibration.num_samples)
+        return [sample.inputs for sample in self.samples("calibration", count)]
+
+    def _teaching_key(self) -> tuple[str, str]:
+        return str(self.recipe.calibration.num_samples), settings_key(self.recipe.correct)
 
     def quantized_answers(self, source: QdqModel, source_entry: CacheEntry) -> CacheEntry:
         """What a QDQ graph answers on the held-out samples, for all targets that lower it."""
@@ -294,6 +341,12 @@ class SharedStages:
     def history(self) -> dict[str, object]:
         """What training, pruning and distilling reported, for the manifest."""
         return {name: read_report(entry) for name, entry in self._compressions.items()}
+
+    def gains(self, quantized: CacheEntry) -> list[dict[str, object]]:
+        """What each correction brought on the way to a QDQ graph."""
+        refined = (quantized.folder / "report.json").is_file()
+        entries = [self.corrected_model[1], *([quantized] if refined else [])]
+        return [gain for entry in entries for gain in read_report(entry)["gains"]]
 
 
 def _tensor_info(content: Mapping[str, object]) -> TensorInfo:

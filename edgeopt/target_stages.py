@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,7 @@ class BuiltBundle:
     report: ParityReport | None
     accuracy: AccuracyReport | None = None
     speed: SpeedReport | None = None
+    corrections: Sequence[Mapping[str, object]] = ()
 
 
 class TargetStages:
@@ -265,12 +266,13 @@ class TargetStages:
         refused = slower or any(item is not None and not item.passed for item in (report, accuracy))
         destination = rejected if refused else accepted
         facts, recipe = self.shared.sample_facts, self._loaded.resolved()
+        corrections = self.shared.gains(candidate.source_entry)
         lock = self._out / ".cache" / f".bundle-{self.recipe.name}-{self.spec.name}.lock"
         with stage(f"bundle-{self.spec.name}"), locked(lock):
             start = time.monotonic()
             write_bundle(
                 destination, self.spec, candidate.lowered, judged.folder / "golden.npz", candidate.model,
-                recipe=recipe, dataset=facts, history=self.shared.history(), verdict=parity,
+                recipe=recipe, dataset=facts, history=self.shared.history(), corrections=corrections, verdict=parity,
                 accuracy=None if accuracy is None else accuracy.lasting(),
             )  # fmt: skip
             if destination == accepted:
@@ -281,7 +283,15 @@ class TargetStages:
             )
         coverage = float(candidate.model["integer_coverage"])
         return BuiltBundle(
-            self.spec.name, destination, size_bytes, coverage, candidate.lowered.memory, report, accuracy, speed
+            self.spec.name,
+            destination,
+            size_bytes,
+            coverage,
+            candidate.lowered.memory,
+            report,
+            accuracy,
+            speed,
+            tuple(corrections),
         )
 
 

@@ -118,8 +118,9 @@ def test_calibration_set_by_example_is_valid_when_found(tmp_path: Path) -> None:
 def test_bundle_json_has_the_keys_that_are_listed_when_compared(tmp_path: Path) -> None:
     listed = first_cells(section("What is in a bundle").split("`bundle.json`, keys")[1])
     made = complete_manifest(
-        _described_model(), recipe={}, dataset={}, history={}, parity=None, accuracy=None, folder=tmp_path, runtime_package="numpy"
-    )
+        _described_model(), recipe={}, dataset={}, history={}, corrections=[], parity=None, accuracy=None,
+        folder=tmp_path, runtime_package="numpy",
+    )  # fmt: skip
     assert sorted(listed) == sorted(made)
     assert list(made["files"]) == []
 

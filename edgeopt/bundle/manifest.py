@@ -75,6 +75,7 @@ def complete_manifest(
     recipe: Mapping[str, Any],
     dataset: Mapping[str, Any],
     history: Mapping[str, Any],
+    corrections: Sequence[Mapping[str, Any]],
     parity: Mapping[str, Any] | None,
     accuracy: Mapping[str, Any] | None,
     folder: Path,
@@ -86,7 +87,8 @@ def complete_manifest(
         model: from :func:`describe_model`.
         recipe: as resolved, every default written out.
         dataset: the facts of the calibration set, preprocessing among them.
-        history: what each stage before reported.
+        history: what training, pruning and distilling reported.
+        corrections: what each correction brought.
         parity: the verdict on all held-out samples; ``None`` if the build did not verify.
         accuracy: what the contract says; ``None`` if the recipe has none or the build did not verify.
         folder: the bundle so far, without ``bundle.json``.
@@ -97,6 +99,7 @@ def complete_manifest(
     manifest["calibration"] = {key: value for key, value in dataset.items() if key != "preprocessing"}
     manifest["preprocessing"] = dataset.get("preprocessing", {})
     manifest["history"] = dict(history)
+    manifest["corrections"] = [dict(gain) for gain in corrections]
     manifest["parity"] = None if parity is None else dict(parity)
     manifest["accuracy"] = None if accuracy is None else dict(accuracy)
     manifest["tool_versions"] = {"edgeopt": _version("edgeopt"), **{name: _version(name) for name in _TOOLS}}

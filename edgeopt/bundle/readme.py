@@ -53,6 +53,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         yield "- {ram_bytes:,} bytes of arena, {flash_bytes:,} bytes of model".format(**manifest["memory"])
     if manifest["float_operators"]:
         yield f"- still float: {', '.join(manifest['float_operators'])}"
+    yield from (_correction(gain) for gain in manifest["corrections"] if gain["kept"])
     yield from _parity(manifest["parity"])
     if manifest["accuracy"] is not None:
         yield from _accuracy(manifest["accuracy"])
@@ -71,6 +72,11 @@ def _tensor_row(kind: str, facts: dict[str, Any]) -> str:
     scale = "" if facts["scale"] is None else f"{facts['scale']:.9g}"
     zero_point = "" if facts["zero_point"] is None else facts["zero_point"]
     return f"| {kind} | {facts['name']} | {facts['dtype']} | {shape} | {facts['layout']} | {scale} | {zero_point} |"
+
+
+def _correction(gain: Mapping[str, Any]) -> str:
+    without, with_it = gain["without_db"], gain["with_db"]
+    return f"- {gain['correction']}: {without:.1f} to {with_it:.1f} dB on calibration samples, on their own ranges"
 
 
 def _preprocessing(facts: dict[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def write_bundle(
     recipe: dict[str, object],
     dataset: dict[str, object],
     history: dict[str, object],
+    corrections: Sequence[Mapping[str, object]],
     verdict: dict[str, object] | None,
     accuracy: dict[str, object] | None,
 ) -> Manifest:
@@ -51,7 +53,7 @@ def write_bundle(
         if spec.runtime_package == "ai-edge-litert":
             write_runner(work)
         manifest = _describe(
-            work, model, recipe=recipe, dataset=dataset, history=history, parity=verdict,
+            work, model, recipe=recipe, dataset=dataset, history=history, corrections=corrections, parity=verdict,
             accuracy=accuracy, runtime_package=spec.runtime_package,
         )  # fmt: skip
         if not _is_same(destination, manifest):
