@@ -33,6 +33,7 @@ _ROUGHER = 1.5
 _TOLERANCE = 0.05  # of the declared width: interpolation may overshoot
 _LEAST_FILLED = 0.1  # of the declared width, by all samples together
 _MANY = 0.5
+_LEAST_JUDGED = 30  # with fewer held-out samples a good network may be no better than chance by chance
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def refuse_collapse(
     if not warnings or labels is None or labels.ndim != 1 or answers.ndim != 2 or labels.dtype.kind not in "iu":
         return
     count, num_classes = answers.shape
+    if count < _LEAST_JUDGED:
+        return
     accuracy, chance = float((answers.argmax(1) == labels).mean()), 1 / num_classes
     if accuracy <= chance + 3 * np.sqrt(chance * (1 - chance) / count):
         raise DataError(

@@ -166,4 +166,6 @@ def test_refuse_collapse_names_accuracy_chance_and_warnings_when_both_are_bad() 
 @pytest.mark.parametrize(("accuracy", "warnings"), [(0.1, []), (0.3, ["why"]), (1.0, ["why"])])
 def test_refuse_collapse_lets_pass_when_one_of_them_is_good(accuracy: float, warnings: list[str]) -> None:
     refuse_collapse(held_out(accuracy), ["logits"], warnings)
+    few = {name: array[:29] for name, array in held_out(0.0).items()}
+    refuse_collapse(few, ["logits"], ["why"])
     refuse_collapse({"float/logits": np.eye(4)}, ["logits"], ["why"])  # nor is anything known without labels
