@@ -77,47 +77,39 @@ class _ModelWriter:
     def model(self) -> Any:
         """Return the whole model as the schema's records."""
         program = self._program
-        subgraph = schema.SubGraphT()
-        subgraph.name = b"main"
-        subgraph.inputs = _int32([self._tensor(tensor) for _, tensor in program.inputs])
-        subgraph.operators = [self._operator(operator) for operator in program.operators]
-        subgraph.outputs = _int32([self._tensor(tensor) for _, tensor in program.outputs])
-        subgraph.tensors = self._tensors
-        model = schema.ModelT()
-        model.version = _SCHEMA_VERSION
-        model.description = b"edgeopt"
-        model.subgraphs = [subgraph]
-        model.operatorCodes = self._codes
-        model.signatureDefs = [self._signature()]
-        model.metadata = [self._minimum_runtime()]
-        model.buffers = self._buffers
-        return model
+        inputs, operators, outputs = (
+            [self._tensor(tensor) for _, tensor in program.inputs],
+            [self._operator(operator) for operator in program.operators],
+            [self._tensor(tensor) for _, tensor in program.outputs],
+        )
+        subgraph = schema.SubGraphT(self._tensors, _int32(inputs), _int32(outputs), operators, b"main")
+        return schema.ModelT(
+            version=_SCHEMA_VERSION,
+            description=b"edgeopt",
+            subgraphs=[subgraph],
+            operatorCodes=self._codes,
+            signatureDefs=[self._signature()],
+            metadata=[self._minimum_runtime()],
+            buffers=self._buffers,
+        )
 
     def _signature(self) -> Any:
-        signature = schema.SignatureDefT()
-        signature.signatureKey = b"serving_default"
-        signature.inputs = [self._named(name, tensor) for name, tensor in self._program.inputs]
-        signature.outputs = [self._named(name, tensor) for name, tensor in self._program.outputs]
-        return signature
-
-    def _named(self, name: str, tensor: Tensor) -> Any:
-        entry = schema.TensorMapT()
-        entry.name = name.encode()
-        entry.tensorIndex = self._tensor(tensor)
-        return entry
+        inputs, outputs = (
+            [schema.TensorMapT(name.encode(), self._tensor(tensor)) for name, tensor in side]
+            for side in (self._program.inputs, self._program.outputs)
+        )
+        return schema.SignatureDefT(inputs, outputs, b"serving_default")
 
     def _minimum_runtime(self) -> Any:
-        entry = schema.MetadataT()
-        entry.name = b"min_runtime_version"
         version = minimum_runtime_version((op.builtin, op.version) for op in self._program.operators)
-        entry.buffer = self._buffer(version.encode().ljust(16, b"\0"))
-        return entry
+        return schema.MetadataT(b"min_runtime_version", self._buffer(version.encode().ljust(16, b"\0")))
 
     def _operator(self, operator: Operator) -> Any:
-        record = schema.OperatorT()
-        record.opcodeIndex = self._code(operator.builtin, operator.version)
-        record.inputs = _int32([-1 if tensor is None else self._tensor(tensor) for tensor in operator.inputs])
-        record.outputs = _int32([self._tensor(tensor) for tensor in operator.outputs])
+        record = schema.OperatorT(
+            opcodeIndex=self._code(operator.builtin, operator.version),
+            inputs=_int32([-1 if tensor is None else self._tensor(tensor) for tensor in operator.inputs]),
+            outputs=_int32([self._tensor(tensor) for tensor in operator.outputs]),
+        )
         if operator.options is not None:
             union_member = type(operator.options).__name__.removesuffix("T")
             record.builtinOptionsType = getattr(schema.BuiltinOptions, union_member)
@@ -127,12 +119,9 @@ class _ModelWriter:
     def _code(self, builtin: str, version: int) -> int:
         key = (builtin, version)
         if key not in self._code_of:
-            record = schema.OperatorCodeT()
-            record.builtinCode = getattr(schema.BuiltinOperator, builtin)
-            record.deprecatedBuiltinCode = min(record.builtinCode, _LAST_BYTE_CODE)
-            record.version = version
+            number = getattr(schema.BuiltinOperator, builtin)
             self._code_of[key] = len(self._codes)
-            self._codes.append(record)
+            self._codes.append(schema.OperatorCodeT(min(number, _LAST_BYTE_CODE), None, version, number))
         return self._code_of[key]
 
     def _tensor(self, tensor: Tensor) -> int:
@@ -151,21 +140,16 @@ class _ModelWriter:
 
     def _buffer(self, content: bytes) -> int:
         if content not in self._buffer_of:
-            record = _AlignedBuffer()
-            record.data = content
             self._buffer_of[content] = len(self._buffers)
-            self._buffers.append(record)
+            self._buffers.append(_AlignedBuffer(data=content))
         return self._buffer_of[content]
 
 
 def _quantization(quantization: Quantization | None) -> Any:
     if quantization is None:
         return None
-    record = schema.QuantizationParametersT()
-    record.scale = np.array(quantization.scales, np.float32)
-    record.zeroPoint = np.array(quantization.zero_points, np.int64)
-    record.quantizedDimension = quantization.axis
-    return record
+    scales, points = np.array(quantization.scales, np.float32), np.array(quantization.zero_points, np.int64)
+    return schema.QuantizationParametersT(scale=scales, zeroPoint=points, quantizedDimension=quantization.axis)
 
 
 def _little_endian(tensor: Tensor) -> bytes:
