@@ -43,7 +43,7 @@ def cosines(bundle: Path) -> list[float]:
     opened = parity.open_model(str(bundle / model["file"]), parity.find_runtime(model["format"]))
     with np.load(bundle / "golden.npz") as stored:
         golden = dict(stored)
-    answers = [opened.run(parity.feed(golden, manifest, index))["embedding"] for index in range(len(golden["names"]))]
+    answers = [opened(parity.feed(golden, manifest, index))["embedding"] for index in range(len(golden["names"]))]
     expected = golden["float/embedding"]
     return [parity.cosine(*pair) for pair in zip(expected, (parity.to_real(a, facts) for a in answers), strict=True)]
 
