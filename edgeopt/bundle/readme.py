@@ -41,6 +41,9 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         "It needs NumPy and one runtime, checks every file against `bundle.json`, runs the samples of `golden.npz`, "
         "and exits with 0 for yes, 12 for no, 11 for a damaged bundle and 13 if no runtime is installed."
     )
+    if "runner/Makefile" in manifest["files"]:
+        yield "For a device without Python, `make -f runner/Makefile CC=...` builds the same test in C. It needs"
+        yield "`libLiteRt.so` of LiteRT 2.2 or newer beside it."
     yield ""
     if model["notes"]:
         yield model["notes"].strip()

@@ -104,6 +104,19 @@ def infinite(bundle: Path) -> None:
     seal(bundle)
 
 
+def real(bundle: Path) -> None:
+    """Answers that the quantized reference gave as real numbers, one of them NaN."""
+    (facts,) = manifest_of(bundle)["outputs"]
+
+    def change(values: np.ndarray) -> np.ndarray:
+        numbers = (values.astype("f4") - facts["zero_point"]) * np.float32(facts["scale"])
+        numbers[2, 1] = np.nan
+        return numbers
+
+    change_golden(bundle, "quantized/logits", change)
+    seal(bundle)
+
+
 def renamed(bundle: Path) -> None:
     """Names of all planes of Unicode, and no labels."""
     golden = load_golden(bundle / "golden.npz")
@@ -114,8 +127,8 @@ def renamed(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "exit_code"),
-    [(lambda bundle: None, 0), (worse, 12), (infinite, 12), (renamed, 0)],
-    ids=["as built", "worse", "infinite", "renamed"],
+    [(lambda bundle: None, 0), (worse, 12), (infinite, 12), (real, 12), (renamed, 0)],
+    ids=["as built", "worse", "infinite", "real", "renamed"],
 )
 def test_report_is_that_of_run_parity_field_for_field(
     changed: Path, runner: Runner, tmp_path: Path, change: Callable[[Path], None], exit_code: int
