@@ -111,12 +111,13 @@ def build(
         _inputs_read(loaded, shared, specs),
         shared.float_model[0].path,
     )
-    _refuse(result, loaded.recipe.latency.allow_slower)
+    _refuse(result, shared.sample_warnings, loaded.recipe.latency.allow_slower)
     return result
 
 
-def _refuse(result: BuildResult, allow_slower: bool) -> None:
+def _refuse(result: BuildResult, sample_warnings: Sequence[str], allow_slower: bool) -> None:
     """Raise the first kind of verdict that is no, with all bundles of which it is."""
+    suspect = f"look at the calibration samples first: {'; '.join(sample_warnings)}; " if sample_warnings else ""
     kinds: list[tuple[Sequence[tuple[BuiltBundle, tuple[str, ...]]], type[Refused], str, str]] = [
         (
             [(item, item.report.failures) for item in result.bundles if item.report and not item.report.passed],
@@ -141,7 +142,8 @@ def _refuse(result: BuildResult, allow_slower: bool) -> None:
         if refused and not (kind is LatencyError and allow_slower):
             failures = [f"{bundle.target}: {failure}" for bundle, found in refused for failure in found]
             kept = ", ".join(str(bundle.path) for bundle, _ in refused)
-            error = kind("; ".join(failures), hint=f"the evidence lies in {kept}; {hint}")
+            doubt = "" if kind is LatencyError else suspect
+            error = kind("; ".join(failures), hint=f"{doubt}the evidence lies in {kept}; {hint}")
             error.stage = stage_name
             error.result = result
             raise error

@@ -201,9 +201,14 @@ class SharedStages:
         return entry
 
     @property
+    def sample_warnings(self) -> list[str]:
+        """What cannot be right with the calibration samples."""
+        return list(read_report(self.calibration)["warnings"])
+
+    @property
     def sample_facts(self) -> dict[str, object]:
         """What is known of the samples, for the manifest: what the data set declares, and what was warned about."""
-        return {**self.dataset.facts, "warnings": read_report(self.calibration)["warnings"]}
+        return {**self.dataset.facts, "warnings": self.sample_warnings}
 
     def ranges(self, scheme_name: str) -> tuple[Ranges, CacheEntry]:
         """The ranges that the recipe's method chooses for one scheme, from the statistics that all share."""

@@ -67,3 +67,11 @@ def test_bundle_says_that_it_was_calibrated_on_random_numbers_when_they_were_all
     assert "**Calibrated on random numbers" in files["README.md"].decode()
     assert main(["verify", str(bundle)]) == 0
     assert "note: Calibrated on random numbers" in capsys.readouterr().out
+
+
+def test_build_points_at_the_samples_when_the_verdict_is_no(
+    asking_for_random: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    allowed = ["build", "--target", "x86", "--allow-random-calibration", "--set", "parity.min_sqnr_db=90.0"]
+    assert main(allowed) == 12
+    assert "hint: look at the calibration samples first: input 'image' looks like noise" in capsys.readouterr().err
