@@ -98,7 +98,7 @@ def compare(
 def _check_shapes(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> None:
     if one != other:
         raise UsageError(
-            f"tensor {name!r} has shape {one} in one network and {other} in the other: they are not forms of one network",
+            f"tensor {name!r} has shape {one} in one network and {other} in the other: these are not forms of one",
             hint="compare what one build made",
         )
 
@@ -160,7 +160,8 @@ class _Sums:
         largest = max(map(abs, self._range)) if math.isfinite(self._range[0]) else math.nan
         shares = np.cumsum(self._magnitudes) / max(int(self._magnitudes.sum()), 1)
         edges = [_edge(int(np.searchsorted(shares, share))) for share in _TAIL]
-        return Tail(*(min(edge, largest) for edge in edges), maximum=largest)
+        median, p99, p999, p9999 = (min(edge, largest) for edge in edges)
+        return Tail(median, p99, p999, p9999, largest)
 
 
 def _bins(magnitudes: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -168,7 +169,7 @@ def _bins(magnitudes: NDArray[np.float64]) -> NDArray[np.int64]:
     low, high = _LOG2_RANGE
     with np.errstate(divide="ignore"):
         place = (np.log2(magnitudes) - low) / (high - low) * _BINS
-    return np.clip(np.floor(place) + 1, 0, _BINS + 1).astype(np.int64)
+    return np.asarray(np.clip(np.floor(place) + 1, 0, _BINS + 1), np.int64)
 
 
 def _edge(index: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgeopt.accuracy_stages import Candidate
 from edgeopt.cache import Cache
 from edgeopt.diff.network import Network
 from edgeopt.errors import UsageError, did_you_mean
@@ -19,7 +20,7 @@ from edgeopt.runner import StageRunner
 from edgeopt.samples import Sample, Split
 from edgeopt.shared_stages import SharedStages
 from edgeopt.target import find_target
-from edgeopt.target_stages import Candidate, TargetStages
+from edgeopt.target_stages import TargetStages
 from edgeopt.verdict import checked_manifest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
@@ -67,17 +68,17 @@ class TfliteNetwork:
             answers[name] = np.asarray(in_network_order(real, place.order), np.float32)
         return answers
 
-    def _given(self, facts: Mapping[str, object], sample: Sample) -> NDArray[np.generic]:
+    def _given(self, facts: Mapping[str, Any], sample: Sample) -> NDArray[np.generic]:
         """Return a sample's input as the file takes it: in its order of axes, on its integers."""
         name = str(facts["name"])
         place = next((item for item in self._places.items() if item[1].name == name), (name, Place(name)))
         array = sample.inputs[place[0]]
         array = array.transpose(place[1].order) if place[1].order else array
-        scale, zero_point = facts["quantization"]  # type: ignore[misc]
-        dtype = np.dtype(facts["dtype"])  # type: ignore[call-overload]
-        return array if not scale else quantize_to(dtype.name, array, scale, zero_point)  # type: ignore[arg-type]
+        scale, zero_point = facts["quantization"]
+        dtype = np.dtype(facts["dtype"])
+        return array if not scale else quantize_to(dtype.name, array, scale, zero_point)
 
 
-def _real(stored: NDArray[np.generic], facts: Mapping[str, object]) -> NDArray[np.generic]:
-    scale, zero_point = facts["quantization"]  # type: ignore[misc]
+def _real(stored: NDArray[np.generic], facts: Mapping[str, Any]) -> NDArray[np.generic]:
+    scale, zero_point = facts["quantization"]
     return stored if not scale else (stored.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -47,7 +47,7 @@ class TorchNetwork:
         return {self._watched[name]: value.numpy().astype(np.float32) for name, value in recorder.seen.items()}
 
 
-class _Recorder(fx.Interpreter):  # type: ignore[misc]
+class _Recorder(fx.Interpreter):
     """Keeps the value of every node that is watched."""
 
     def __init__(self, module: fx.GraphModule, watched: frozenset[str]) -> None:

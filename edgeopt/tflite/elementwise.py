@@ -77,6 +77,12 @@ multiply = arithmetic("MUL", schema.MulOptionsT)
 divide = arithmetic("DIV", schema.DivOptionsT)
 
 
+COMPARISONS = {
+    "And": "LOGICAL_AND", "Equal": "EQUAL", "Greater": "GREATER", "GreaterOrEqual": "GREATER_EQUAL", "Less": "LESS",
+    "LessOrEqual": "LESS_EQUAL", "Or": "LOGICAL_OR", "Xor": "NOT_EQUAL",
+}  # fmt: skip
+
+
 def comparison(builtin: str) -> Lower:
     """Return the lowering of a comparison or of a logical operator: the result is bool."""
 

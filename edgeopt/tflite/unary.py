@@ -23,9 +23,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeopt.tflite.program import DYNAMIC, RefusedError, Tensor
-from edgeopt.tflite.step import Entry, Lower, Step, always, never
+from edgeopt.tflite.program import DYNAMIC, Quantization, RefusedError, Tensor
+from edgeopt.tflite.step import Entry, Lower, Operands, Step, always, never
 
+_UNIT_INTERVAL = Quantization((1 / 256,), (-128,))
+_SYMMETRIC = Quantization((1 / 128,), (0,))
 _ERF_ABOVE = (1.1283791, 0.19039704, 0.052747294, 0.0037651653, 0.00028486483, 2.0500579e-6)
 _ERF_BELOW = (1.0, 0.50206774, 0.11410506, 0.014968315, 0.0011624116, 3.8090475e-5)
 
@@ -37,6 +39,21 @@ def kernel(builtin: str) -> Lower:
         return step.emitter.emit(builtin, [step.data], step.output)
 
     return lower
+
+
+def gives_unit_interval(operands: Operands, output: Quantization) -> bool:
+    """Give scale 1/256 and zero-point -128 and nothing else."""
+    return output == _UNIT_INTERVAL  # that of the kernel's table
+
+
+def gives_symmetric_unit(operands: Operands, output: Quantization) -> bool:
+    """Give scale 1/128 and zero-point 0 and nothing else."""
+    return output == _SYMMETRIC
+
+
+def softmax(step: Step) -> Tensor:
+    """Lower Softmax; the layout has put its axis last."""
+    return step.emitter.emit("SOFTMAX", [step.data], step.output, schema.SoftmaxOptionsT(beta=1.0))
 
 
 def reciprocal(step: Step) -> Tensor:
@@ -258,30 +275,15 @@ UNARY: Mapping[str, Entry] = {
     name: Entry(lower, always if name == "Elu" else never)
     for name, lower in {
         **{name: kernel(name.upper()) for name in _NAMED_ALIKE},
-        "Acos": acos,
-        "Acosh": acosh,
-        "Asin": asin,
-        "Asinh": asinh,
-        "Atan": atan,
-        "Atanh": atanh,
-        "BitwiseNot": bitwise_not,
-        "Cosh": cosh,
-        "Elu": elu,
-        "Erf": erf,
-        "Gelu": gelu,
-        "HardSigmoid": hard_sigmoid,
-        "IsInf": is_inf,
-        "IsNaN": is_nan,
-        "LeakyRelu": leaky_relu,
-        "Mish": mish,
-        "Not": kernel("LOGICAL_NOT"),
-        "Reciprocal": reciprocal,
-        "Selu": selu,
-        "Sinh": sinh,
-        "Softplus": softplus,
-        "Softsign": softsign,
-        "Swish": swish,
-        "Tan": tan,
-        "ThresholdedRelu": thresholded_relu,
+        "Acos": acos, "Acosh": acosh, "Asin": asin, "Asinh": asinh, "Atan": atan, "Atanh": atanh, "Cosh": cosh,
+        "BitwiseNot": bitwise_not, "Elu": elu, "Erf": erf, "Gelu": gelu, "HardSigmoid": hard_sigmoid, "IsInf": is_inf,
+        "IsNaN": is_nan, "LeakyRelu": leaky_relu, "Mish": mish, "Not": kernel("LOGICAL_NOT"), "Reciprocal": reciprocal,
+        "Selu": selu, "Sinh": sinh, "Softplus": softplus, "Softsign": softsign, "Swish": swish, "Tan": tan,
+        "ThresholdedRelu": thresholded_relu, "HardSwish": kernel("HARD_SWISH"),
+        "LogSoftmax": kernel("LOG_SOFTMAX"),  # the int8 kernel is not exact; the layout has put its axis last
     }.items()
-}
+} | {
+    "Sigmoid": Entry(kernel("LOGISTIC"), gives_unit_interval),
+    "Softmax": Entry(softmax, gives_unit_interval),
+    "Tanh": Entry(kernel("TANH"), gives_symmetric_unit),
+}  # fmt: skip
