@@ -3,11 +3,11 @@
 Rounded weights do not only make a layer's results noisy, they move them: each weight's error times the mean of what
 it multiplies, summed, is the same in every place. A depthwise convolution has nine weights a channel, too few for
 their errors to cancel. The mean is taken over samples and places, of what the layer really gets in the quantized
-graph behind layers that are corrected already, and goes into the bias in its own steps. What clipped ranges
-move is left alone: it comes from few large values, and few samples do not tell how many there are.
+graph behind layers that are corrected already, and goes into the bias in its own steps. What clipped ranges move
+is left alone: it comes from few large values, and few samples do not tell how many there are.
 
-Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, section
-4.2; Finkelstein et al., "Fighting Quantization Bias With Bias", arXiv 1906.03193.
+Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721,
+section 4.2; Finkelstein et al., "Fighting Quantization Bias With Bias", arXiv 1906.03193.
 """
 
 from __future__ import annotations

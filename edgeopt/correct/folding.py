@@ -37,7 +37,10 @@ class _Affine:
 
 def fold(graph: ir.Graph) -> int:
     """Fold what scales and shifts channels, in place; return how many nodes went."""
-    return sum(_fold_node(graph, node) for node in list(graph))
+    done = 0
+    while found := sum(_fold_node(graph, node) for node in list(graph)):  # one that is gone may have hidden another
+        done += found
+    return done
 
 
 def _fold_node(graph: ir.Graph, node: ir.Node) -> bool:

@@ -19,7 +19,8 @@ from edgeopt.artifacts import FloatModel
 from edgeopt.calibrate.ranges import choose_ranges
 from edgeopt.calibrate.statistics import calibrate
 from edgeopt.correct.observe import Feeds
-from edgeopt.parity import sqnr_db
+from edgeopt.errors import DataError
+from edgeopt.parity import MAX_SQNR_DB, sqnr_db
 from edgeopt.quantize.placement import quantized_nodes, quantized_tensors
 from edgeopt.quantize.qdq import quantize
 from edgeopt.quantize.scheme import ASYMMETRIC, Family
@@ -101,7 +102,10 @@ def int8_db(source: FloatModel, settings: CalibrationSettings, halves: Halves, e
     samples = [Sample(str(index), feeds) for index, feeds in enumerate(halves.teaching)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = calibrate(source, tensors, samples, len(samples), folder, histograms=method != "minmax")
+        try:
+            found = calibrate(source, tensors, samples, len(samples), folder, histograms=method != "minmax")
+        except DataError:  # a mask of -inf, which has no range
+            return -MAX_SQNR_DB
         chosen = replace(settings, method=method)
         ranges = choose_ranges(source, found, ASYMMETRIC.activation_params, chosen, folder)
         made = quantize(source, ranges, ASYMMETRIC, QuantizeSettings(), folder)

@@ -30,7 +30,7 @@ _LARGEST = 127
 def learn_rounding(layer: Layer) -> bool:
     """Round a layer's weights by what it reads, in place; return whether it is one that this is for."""
     node = layer.node
-    if node.op_type == "ConvTranspose":
+    if node.op_type == "ConvTranspose" or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return False
     _, scale = stored_constant(node, 1)
     weights = layer.weights.T if node.op_type == "MatMul" else layer.weights
@@ -80,7 +80,7 @@ def _moments(inputs: Matrix) -> Matrix:
 def _patches(layer: Layer, groups: int) -> Matrix:
     """Return what a convolution sees, ``(groups, places, inputs of one output)``, in places spread over all samples."""
     attributes, rank = layer.node.attributes, layer.inputs[0].ndim - 2
-    kernel = attributes.get_ints("kernel_shape")
+    kernel = layer.weights.shape[2:]
     strides, dilations = (attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))
     pads = attributes.get_ints("pads", [0] * 2 * rank)
     reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
