@@ -1,7 +1,7 @@
 """Phones and Android boards: the ``adb`` client pushes a bundle, runs it under ``/data/local/tmp``, pulls its report.
 
-Android has no Python, so that ``runner`` names a folder on this machine with ``run_parity``, made from the bundle's
-``runner/`` for the device, and LiteRT's ``libLiteRt.so`` for it. Other boards that speak adb may have Python.
+A device without Python gets the C runner. For Android's C library no LiteRT is installed here, so that ``runner`` names
+a folder with ``run_parity``, made from the bundle's ``runner/`` by Android's compiler, and ``libLiteRt.so``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import parse_qsl
 
-from edgeopt.devices.device import DeviceFacts, RunRequest
-from edgeopt.devices.probe import told_by_linux
+from edgeopt.devices import shell_probe
+from edgeopt.devices.device import C, DeviceFacts, Runner, RunRequest
 from edgeopt.devices.process import Finished, run_limited
 from edgeopt.errors import DeviceError, MissingDependencyError, UsageError, did_you_mean
 from edgeopt.stage import logger
@@ -38,18 +38,24 @@ _HINTS = {
     "no permissions": "the system keeps its USB port from you: see adb's udev rules",
 }
 
-# The device's side. When the connection breaks, its shell is hung up on, and removes the folder.
+# The device's side, a process group of its own. Its standard input ends when the connection breaks or this process
+# does; then the folder is removed, and the group is killed. At the end the others of the group are ended, what watches
+# and what the test left: adb waits for all that have its connection.
 _RUN = """\
-trap 'rm -rf {work}' HUP INT TERM
-cd {work} || exit 1
+exec 3<&0
+(read -r nothing <&3; rm -rf {work}; kill -KILL 0) >/dev/null 2>&1 &
 limit=
 if command -v timeout >/dev/null; then limit="timeout {time}"; fi
-$limit {program} {arguments} </dev/null
+cd {work} && $limit {command} </dev/null 3<&-
+code=$?
+trap : TERM
+kill -TERM 0
+exit $code
 """
-_LOOK = """\
-uname -m; echo ==; cat /proc/cpuinfo; echo ==; cat /proc/meminfo; echo ==; df -k {folder}; echo ==
-getprop ro.build.version.release 2>/dev/null; echo ==; getprop ro.product.model 2>/dev/null; echo ==
-getprop ro.boot.qemu 2>/dev/null; tr '\\0' ' ' 2>/dev/null </proc/device-tree/compatible
+# Of Android, its release, the model, and whether it is an emulator; of other machines, qemu's own name.
+_ANDROID = """\
+for name in ro.build.version.release ro.product.model ro.boot.qemu; do getprop $name 2>/dev/null || echo; done
+tr '\\0' ' ' 2>/dev/null </proc/device-tree/compatible
 """
 
 
@@ -77,14 +83,14 @@ class AdbAddress:
             raise UsageError(f"{name!r}: unknown option {min(unknown)!r}", hint=_EXAMPLE)
         runner = Path(options["runner"]) if "runner" in options else None
         address = cls(serial or os.environ.get("ANDROID_SERIAL"), runner, options.get("python", "python3"))
-        for file in address.runner_files():
+        for file in address.runner_files().values():
             if not file.is_file():
                 raise UsageError(f"{runner} has no {file.name}", hint="make -f BUNDLE/runner/Makefile makes run_parity")
         return address
 
-    def runner_files(self) -> list[Path]:
+    def runner_files(self) -> dict[str, Path]:
         """Return the files that travel beside the bundle."""
-        return [self.runner / name for name in ("run_parity", "libLiteRt.so")] if self.runner else []
+        return {name: self.runner / name for name in ("run_parity", "libLiteRt.so")} if self.runner else {}
 
 
 class AdbDevice:
@@ -98,47 +104,33 @@ class AdbDevice:
     def facts(self) -> DeviceFacts:
         """Look at the device without leaving anything on it."""
         self._choose()
-        parts = self._shell(_LOOK.format(folder=_FOLDER), _A_LOOK_S).stdout.split("==\n")
-        if len(parts) != 7:
-            raise DeviceError(f"{self.name} does not say what it is: {''.join(parts)[:200]!r}")
-        machine, cpuinfo, meminfo, disk, release, model, emulator = (part.strip() for part in parts)
-        linux = told_by_linux(cpuinfo, meminfo)
-        free = re.search(r"\s(\d+)\s+\d+%\s", disk)
-        facts = DeviceFacts(
-            device=self.name,
-            is_emulated=emulator == "1" or "dummy-virt" in emulator,
-            architecture=machine,
-            cpu=", ".join(filter(None, (linux["cpu"], model))),
-            num_cpus=linux["num_cpus"] or 1,
-            features=tuple(linux["features"]),
-            memory_bytes=linux["memory_bytes"],
-            libc=f"Android {release}" if release else "",
-            python=None,
-            runtimes={},
-            free_bytes=int(free[1]) * 1024 if free else None,
-            runner=str(self._address.runner) if self._address.runner else None,
-        )
-        return facts if self._address.runner else replace(facts, **self._python_facts())
+        answer = self._shell(shell_probe.question(_FOLDER), _A_LOOK_S).stdout
+        try:
+            told = shell_probe.understood(answer)
+        except ValueError as error:
+            raise DeviceError(f"{self.name} does not say what it is: {answer[:200]!r}") from error
+        release, model, emulator, machine = (self._shell(_ANDROID, _A_LOOK_S).stdout + "\n" * 4).split("\n")[:4]
+        told["cpu"] = ", ".join(filter(None, (told["cpu"], model)))
+        told["libc"] = f"Android {release}'s" if release else told["libc"]
+        facts = DeviceFacts(**told, device=self.name, is_emulated=emulator == "1" or "dummy-virt" in machine)
+        if self._address.runner:
+            return replace(facts, runner=str(self._address.runner))
+        return replace(facts, **self._python_facts())
 
     def run(self, bundle: Path, request: RunRequest) -> str:
         """Push the bundle, run its test and pull the report."""
         self._choose()
         address = self._address
         if address.runner:
-            program, request = "./run_parity", replace(request, runtime=None)
-        else:
-            program = f"{shlex.quote(address.python)} run_parity.py"
+            request = replace(request, runner=Runner(C, address.runner_files()))
+        command = [*request.runner.command(address.python), *request.arguments("report.json")]
         with self._work_folder() as work, tempfile.TemporaryDirectory(prefix="edgeopt.") as here:
             self._push(f"{bundle}/.", f"{work}/")
-            for file in address.runner_files():
-                self._push(str(file), f"{work}/{file.name}")
-            script = _RUN.format(
-                work=work,
-                time=max(1, round(request.timeout_s)),
-                program=program,
-                arguments=shlex.join(request.arguments("report.json")),
-            )
-            finished = self._shell(script, request.timeout_s + _NO_ANSWER_S)
+            for name, path in request.runner.files.items():
+                self._push(str(path.resolve()), f"{work}/{name}")
+            script = _RUN.format(work=work, time=max(1, round(request.timeout_s)), command=shlex.join(command))
+            with _open_end() as stdin:
+                finished = self._shell(script, request.timeout_s + _NO_ANSWER_S, stdin)
             report = Path(here) / "report.json"
             pulled = self._adb(["pull", f"{work}/report.json", str(report)], _A_LOOK_S)
             if pulled.returncode != 0 or not report.is_file():
@@ -176,9 +168,10 @@ class AdbDevice:
         except (ValueError, KeyError, TypeError):
             return {}
 
-    def _shell(self, script: str, timeout_s: float) -> Finished:
+    def _shell(self, script: str, timeout_s: float, stdin: IO[bytes] | None = None) -> Finished:
         """Run a script on the device; old devices do not tell how it ended, so that it says so itself."""
-        finished = self._adb(["shell", f"(\n{script}\n)\ncode=$?; echo; echo edgeopt exit $code"], timeout_s)
+        telling = f"trap : TERM\n(\n{script}\n)\ncode=$?; echo; echo edgeopt exit $code"
+        finished = self._adb(["shell", telling], timeout_s, stdin)
         said = _EXIT_CODE.search(finished.stdout)
         if said is None:
             raise DeviceError(f"{self.name}: the connection broke: {finished.last_words()}")
@@ -212,9 +205,17 @@ class AdbDevice:
         lines = (line.split("\t", 1) for line in listed.stdout.splitlines() if "\t" in line)
         return {serial: state.strip() for serial, state in lines}
 
-    def _adb(self, arguments: Sequence[str], timeout_s: float) -> Finished:
+    def _adb(self, arguments: Sequence[str], timeout_s: float, stdin: IO[bytes] | None = None) -> Finished:
         command = [self._client, "-s", str(self._address.serial), *arguments]
-        return run_limited(command, what=self.name, timeout_s=timeout_s)
+        return run_limited(command, what=self.name, timeout_s=timeout_s, stdin=stdin)
+
+
+@contextmanager
+def _open_end() -> Iterator[IO[bytes]]:
+    """Yield a standard input that says nothing, and ends when the block or this process does."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as stdin, os.fdopen(writer, "wb"):
+        yield stdin
 
 
 def _client() -> str:
