@@ -4,7 +4,7 @@
 that five megabytes need no twenty of C text, and a file of another size does not assemble. For a microcontroller, whose
 compiler may be any, model and golden vectors are C arrays.
 
-``runner/`` is ``run_parity.py`` in C, for devices without Python. It travels as source, 90 kB or 20 in a packed bundle,
+``runner/`` is ``run_parity.py`` in C, for devices without Python. It travels as source, 90 kB or 25 in a packed bundle,
 because who builds the firmware has the compiler for it, and because the bundle's hashes and signature then cover it.
 """
 

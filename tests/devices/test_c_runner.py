@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ssh_server import running_server
+from tiny_project import edgeopt_run
 
 from edgeopt import verify
 from edgeopt.artifacts import canonical_json
@@ -345,6 +346,7 @@ def test_board_without_python_is_verified_by_the_c_runner(
         url = server.url(python="python3")
         facts = SshDevice(url).facts()
         report = verify(bundle, device=url)
+        info = edgeopt_run(tmp_path, "device", "info", url, "--bundle", str(bundle))
         assert list(server.remote.iterdir()) == []
     assert (facts.python, facts.architecture) == (None, HERE)
     assert facts.libc.startswith("glibc 2.")
@@ -355,6 +357,16 @@ def test_board_without_python_is_verified_by_the_c_runner(
     assert report.passed, report.failures
     assert report.outputs == verify(bundle).outputs
     assert report.runtime.endswith(", C API")
+    assert info.stdout.endswith("can run there\n"), info.stderr
+
+
+def test_commands_set_the_compiler_up_and_use_the_one_that_is_named(
+    bundle: Path, cross_compiler: Compiler, tmp_path: Path
+) -> None:
+    done = edgeopt_run(tmp_path, "device", "setup", "compiler")
+    assert done.stdout == f"C compiler for aarch64: {cross_compiler.command[0]}\n"
+    done = edgeopt_run(tmp_path, "verify", str(bundle), "--runner", "c", "--cc", "gcc -O1", "--json", "-")
+    assert json.loads(done.stdout)["runtime"].endswith(", C API")
 
 
 def facts_with(libc: str, libstdcxx: str | None) -> DeviceFacts:
