@@ -31,6 +31,9 @@ from edgeopt.stage import track
 # How many samples are kept whole, to try on them what a range costs: those with the smallest digests.
 NUM_PROBES = 8
 
+# A largest value that is so many times what nearly all values stay below is no part of what the network computes.
+_OUTLYING, _USUAL = 10_000, 0.9999
+
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
@@ -111,7 +114,8 @@ def calibrate(
     found = {name: _summary(observers[name]) for name in sorted(observers)}
     _refuse_constant_inputs(source, found)
     outputs = tuple(tensor.name for tensor in source.outputs)
-    made = Statistics(out_dir, found, tuple(sorted(digests)), outputs, survey.findings() if survey else ())
+    warnings = (*(survey.findings() if survey else ()), *_outliers(found))
+    made = Statistics(out_dir, found, tuple(sorted(digests)), outputs, warnings)
     _write(made)
     if histograms:
         probes.write(out_dir / "probes.npz")
@@ -193,6 +197,20 @@ def _observing_session(source: FloatModel, tensors: Sequence[str]) -> OnnxSessio
                 raise DataError(f"the float graph has no tensor {name!r} to observe")
             model.graph.output.append(described[name])
     return OnnxSession(model.SerializeToString(), external_data_folder=source.path.parent)
+
+
+def _outliers(found: Mapping[str, TensorStatistics]) -> Iterator[str]:
+    """Yield what is wrong with tensors whose few largest values leave no steps of int8 for all others."""
+    for name, item in found.items():
+        if not len(item.counts):
+            continue
+        largest = max(-item.seen.minimum, item.seen.maximum)
+        usual = item.distribution().magnitude(_USUAL)
+        if largest > _OUTLYING * usual:
+            yield (
+                f"tensor {name!r} reaches {largest:.3g}, but {_USUAL:.2%} of its values lie within {usual:.3g}: in "
+                "int8 with its whole range these are all 0; look at the samples, or clip with another method"
+            )
 
 
 def _refuse_constant_inputs(source: FloatModel, found: Mapping[str, TensorStatistics]) -> None:

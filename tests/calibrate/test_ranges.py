@@ -131,3 +131,26 @@ def test_calibration_report_has_no_tail_when_only_bounds_were_kept(tmp_path: Pat
     assert [tensor.tail for tensor in report.tensors] == [None] * 3
     assert report.tensors[0].observed == TensorRange(0.0, 2.0)
     assert not (tmp_path / "probes.npz").exists()
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse", "auto"])
+def test_choose_ranges_keeps_a_tensor_that_is_zero_everywhere_as_it_is(tmp_path: Path, method: str) -> None:
+    source = weighted(tmp_path, 1.0)
+    random = np.random.default_rng(3)
+    samples = [Sample(str(index), {"x": -random.random((1, 64), np.float32) - 1}) for index in range(4)]
+    statistics = calibrate(source, ["inner", "scores"], samples, 4, tmp_path)
+    assert not statistics.warnings
+    found = chosen(source, statistics, tmp_path, method)
+    assert found.tensors["inner"] == found.tensors["y"] == TensorRange(0.0, 0.0)
+
+
+@pytest.mark.parametrize("method", ["percentile", "auto"])
+def test_statistics_warn_of_one_huge_value_and_methods_can_drop_it(tmp_path: Path, method: str) -> None:
+    source = weighted(tmp_path, 0.0)
+    rows = np.random.default_rng(4).standard_normal((400, 1, 64)).astype(np.float32)
+    rows[7, 0, 63] = 1e30
+    samples = [Sample(str(index), {"x": row}) for index, row in enumerate(rows)]
+    statistics = calibrate(source, ["inner"], samples, 400, tmp_path)
+    assert len(statistics.warnings) == 2  # of x and of inner; weights of 0 keep it from what follows
+    assert "tensor 'inner' reaches 1e+30, but 99.99% of its values lie within 3.61" in statistics.warnings[0]
+    assert chosen(source, statistics, tmp_path, method).tensors["inner"].maximum < 10
