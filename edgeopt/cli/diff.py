@@ -62,9 +62,12 @@ def diff(
 ) -> None:
     """Run A and B on the same samples, and name the first tensor that differs.
 
-    A and B are forms of one recipe's network: torch, float (the ONNX graph), qdq (the quantized one), bundle, or the
-    path of a bundle or of a float .onnx file. Tensors are matched by what the pipeline recorded when it made them. The
-    ratio of signal to difference is in dB: 6 dB are one bit, 200 is equality.
+    A and B are forms of one recipe's network: torch, float (the ONNX graph), corrected (that with what [correct]
+    changed), qdq (the quantized one), bundle, or the path of a bundle or of a float .onnx file. Against a quantized
+    form, float is the corrected graph: an equalized tensor is scaled on purpose.
+
+    Tensors are matched by what the pipeline recorded when it made them. The ratio of signal to difference is in dB: 6 dB
+    are one bit, 200 is equality.
     """
     with reporting(verbose=verbose, quiet=quiet):
         from edgeopt.diff.difference import diff as compare

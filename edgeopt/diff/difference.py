@@ -54,7 +54,8 @@ def diff(
     """Compare two forms of a recipe's network, tensor by tensor.
 
     Args:
-        first: ``torch``, ``float``, ``qdq``, ``bundle``, or the path of a bundle or of a float ``.onnx`` file.
+        first: ``torch``, ``float``, ``corrected`` (the float graph with what ``[correct]`` changed), ``qdq``,
+            ``bundle``, or the path of a bundle or of a float ``.onnx`` file.
         second: the same; it is what is compared with ``first``.
         recipe: a loaded recipe, the path of one, or the name of a built-in one.
         target: whose QDQ graph and bundle are meant.
@@ -74,7 +75,7 @@ def diff(
 
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load_recipe(recipe, overrides)
     forms = Forms(loaded, target, (out or DEFAULT_OUT).absolute())
-    one, other = forms.open(first), forms.open(second)
+    one, other = (forms.open(_seen_from(name, of)) for name, of in ((first, second), (second, first)))
     with stage("diff"):
         samples = [s for s in forms.samples(split, num_samples) if not only or s.name in only]
         if missing := set(only) - {sample.name for sample in samples}:
@@ -86,3 +87,8 @@ def diff(
         finding = first_under(tensors, limit_db)
     names = tuple(sample.name for sample in samples)
     return Difference(one.title, other.title, names, limit_db, tuple(tensors), finding)
+
+
+def _seen_from(name: str, other: str) -> str:
+    """Return the form that is meant: a quantized one has the corrected graph's tensors, which may be scaled."""
+    return "corrected" if name == "float" and other not in ("torch", "float", "corrected") else name

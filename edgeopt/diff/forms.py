@@ -40,6 +40,7 @@ class Forms:
         self._openers: Mapping[str, Callable[[], Network]] = {
             "torch": self._torch,
             "float": self._float,
+            "corrected": self._corrected,
             "qdq": self._qdq,
             "bundle": self._bundle,
         }
@@ -59,7 +60,7 @@ class Forms:
         return self._shared.samples(split, count)
 
     def open(self, name: str) -> Network:
-        """Open a form: ``torch``, ``float``, ``qdq``, ``bundle``, or a bundle or float ``.onnx`` file by its path.
+        """Open a form: ``torch``, ``float``, ``corrected``, ``qdq``, ``bundle``, or a bundle or ``.onnx`` file.
 
         Raises:
             UsageError: there is no such form or file, or the recipe's network has no such form.
@@ -97,6 +98,9 @@ class Forms:
 
     def _float(self) -> Network:
         return self._graph("float", self._shared.float_model[0].path)
+
+    def _corrected(self) -> Network:
+        return self._graph("corrected", self._shared.corrected_model[0].path)
 
     def _graph(self, title: str, path: Path) -> Network:
         from edgeopt.diff.onnx_network import OnnxNetwork
