@@ -125,7 +125,7 @@ def unfit(facts: DeviceFacts, manifest: Mapping[str, Any], request: RunRequest) 
     lacks = _runner_lacks if facts.runner or request.runner.name == C else _python_lacks
     request = replace(request, runtime=wanted_runtime(manifest["model"], request.runtime))
     yield from lacks(facts, manifest["model"]["format"], request)
-    needed = manifest["model"]["instruction_sets"]
+    needed = manifest["model"].get("instruction_sets", ())  # a bundle of edgeopt 0.1 does not say
     if needed and facts.features and not set(needed) & set(facts.features):
         yield (
             f"its CPU has none of {', '.join(needed)}, and products of this bundle may saturate there: build it with "
