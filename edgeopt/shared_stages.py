@@ -160,12 +160,14 @@ class SharedStages:
             from edgeopt.correct.float_graph import correct
             from edgeopt.correct.gain import report, summary
 
-            _, gains = correct(source, self.recipe.correct, self.recipe.calibration, self._teaching(), folder)
+            recipe, samples = self.recipe, self._teaching()
+            _, gains = correct(source, recipe.correct, recipe.calibration, recipe.quantize, samples, folder)
             save_report(folder, report(gains))
             return summary(gains)
 
         method = (self.recipe.calibration.method, repr(self.recipe.calibration.percentile))
-        key = [entry_digest(source_entry), *self.dataset.key(), *self._teaching_key(), *method]
+        tried = (*method, settings_key(self.recipe.quantize))
+        key = [entry_digest(source_entry), *self.dataset.key(), *self._teaching_key(), *tried]
         entry = self.runner.run("correct", "correct/float_graph.py", ONNX, key, make)
         return replace(source, path=entry.folder / "model.onnx"), entry
 

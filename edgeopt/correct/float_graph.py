@@ -18,13 +18,13 @@ from edgeopt.artifacts import FloatModel
 from edgeopt.correct.channels import channel_groups
 from edgeopt.correct.equalize import equalize
 from edgeopt.correct.folding import fold
-from edgeopt.correct.gain import Answers, Gain, Halves, float_answers, has_weights, int8_db, judge
+from edgeopt.correct.gain import Answers, Gain, Halves, Trials, float_answers, has_weights, judge
 from edgeopt.correct.masks import clamp_masks
 from edgeopt.correct.observe import Feeds, channel_statistics, inside
 from edgeopt.correct.smooth import smooth
 from edgeopt.errors import QuantizationError
 from edgeopt.export import save_float
-from edgeopt.settings import CalibrationSettings, CorrectSettings, Switch
+from edgeopt.settings import CalibrationSettings, CorrectSettings, QuantizeSettings, Switch
 from edgeopt.stage import logger
 
 _SAME = 1e-4  # of the largest magnitude: as near as the export is held to its network
@@ -36,6 +36,7 @@ def correct(
     source: FloatModel,
     settings: CorrectSettings,
     calibration: CalibrationSettings,
+    plan: QuantizeSettings,
     samples: Sequence[Feeds],
     out_dir: Path,
 ) -> tuple[FloatModel, list[Gain]]:
@@ -45,6 +46,7 @@ def correct(
         source: the float graph.
         settings: which corrections are on.
         calibration: how ranges are chosen.
+        plan: what operators compute in.
         samples: calibration samples; one half teaches, the other judges.
         out_dir: where ``model.onnx`` is written.
 
@@ -55,8 +57,8 @@ def correct(
         raise QuantizationError("corrections need at least one calibration sample, got none")
     current, halves, gains = source, Halves.of(samples), list[Gain]()
     taught, expected = (float_answers(source.path, half) for half in (halves.teaching, halves.judging))
-    before: float | None = None
-    wanted = _CORRECTIONS if has_weights(ir.load(source.path).graph) else {}
+    trials, before = Trials(calibration, plan, halves, expected), None
+    wanted = _CORRECTIONS if has_weights(ir.load(source.path).graph, plan) else {}
     for name, correction in wanted.items():
         switch: Switch = getattr(settings, name)
         if switch == "off":
@@ -68,8 +70,8 @@ def correct(
         candidate = save_float(model, out_dir / f"{name}.onnx")
         if not _answers_alike(candidate, halves.teaching, taught, name, switch):
             continue
-        before = int8_db(current, calibration, halves, expected) if before is None else before
-        gains.append(judge(name, before, int8_db(candidate, calibration, halves, expected), places, switch))
+        before = trials.sqnr_db(current) if before is None else before
+        gains.append(judge(name, before, trials.sqnr_db(candidate), places, switch))
         if gains[-1].kept:
             current, before = candidate, gains[-1].with_db
     corrected = save_float(ir.load(current.path), out_dir / "model.onnx")

@@ -91,30 +91,41 @@ def quantized_db(model: ir.Model, samples: Sequence[Feeds], expected: Answers) -
     return min(sqnr_db(expected[name], actual[name]) for name in expected)
 
 
-def int8_db(source: FloatModel, settings: CalibrationSettings, halves: Halves, expected: Answers) -> float:
-    """Quantize a float graph to int8 with ranges that the teaching samples show, and return its SQNR in dB.
+@dataclass(frozen=True)
+class Trials:
+    """Quantizes float graphs as a recipe would, with ranges that the teaching samples show.
 
     Ranges are chosen by the recipe's method; in the place of ``auto``, which takes long, by the least squared error.
     """
-    method = "mse" if settings.method == "auto" else settings.method
-    graph = ir.load(source.path).graph
-    tensors = quantized_tensors(graph, ASYMMETRIC, QuantizeSettings())
-    samples = [Sample(str(index), feeds) for index, feeds in enumerate(halves.teaching)]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        try:
-            found = calibrate(source, tensors, samples, len(samples), folder, histograms=method != "minmax")
-        except DataError:  # a mask of -inf, which has no range
-            return -MAX_SQNR_DB
-        chosen = replace(settings, method=method)
-        ranges = choose_ranges(source, found, ASYMMETRIC.activation_params, chosen, folder)
-        made = quantize(source, ranges, ASYMMETRIC, QuantizeSettings(), folder)
-        return quantized_db(ir.load(made.path), halves.judging, expected)
+
+    calibration: CalibrationSettings
+    plan: QuantizeSettings
+    halves: Halves
+    expected: Answers
+
+    def sqnr_db(self, source: FloatModel) -> float:
+        """Return the SQNR of what a float graph becomes; -200 where it has tensors that no range can hold."""
+        method = "mse" if self.calibration.method == "auto" else self.calibration.method
+        graph = ir.load(source.path).graph
+        tensors = quantized_tensors(graph, ASYMMETRIC, self.plan)
+        samples = [Sample(str(index), feeds) for index, feeds in enumerate(self.halves.teaching)]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            try:
+                found = calibrate(source, tensors, samples, len(samples), folder, histograms=method != "minmax")
+            except DataError:  # a mask of -inf
+                return -MAX_SQNR_DB
+            settings = replace(self.calibration, method=method)
+            ranges = choose_ranges(source, found, ASYMMETRIC.activation_params, settings, folder)
+            made = quantize(source, ranges, ASYMMETRIC, self.plan, folder)
+            return quantized_db(ir.load(made.path), self.halves.judging, self.expected)
 
 
-def has_weights(graph: ir.Graph) -> bool:
-    """Whether there is a convolution or product that int8 can have."""
-    return any(item.family is Family.WEIGHTED for item in quantized_nodes(graph, ASYMMETRIC, QuantizeSettings()))
+def has_weights(graph: ir.Graph, plan: QuantizeSettings) -> bool:
+    """Whether a plan quantizes the weights of a convolution or product."""
+    if plan.precision == "float16":
+        return False
+    return any(item.family is Family.WEIGHTED for item in quantized_nodes(graph, ASYMMETRIC, plan))
 
 
 def _answers(session: OnnxSession, samples: Sequence[Feeds]) -> Answers:

@@ -24,7 +24,6 @@ Matrix = NDArray[np.float64]
 
 _DAMPING = 0.01  # of the mean of H's diagonal: what the samples do not show is kept near its weight
 _MAX_PATCHES = 4096  # places that H is taken from, spread over all samples
-_LARGEST = 127
 
 
 def learn_rounding(layer: Layer) -> bool:
@@ -32,37 +31,39 @@ def learn_rounding(layer: Layer) -> bool:
     node = layer.node
     if node.op_type == "ConvTranspose" or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return False
-    _, scale = stored_constant(node, 1)
+    integers, scale = stored_constant(node, 1)
+    limit = int(np.abs(integers.astype(np.int64)).max())  # 127, or less where products must not saturate
     weights = layer.weights.T if node.op_type == "MatMul" else layer.weights
     rows = weights.reshape(len(weights), -1).astype(np.float64)
     steps = rows / np.broadcast_to(scale.reshape(-1), len(rows))[:, None]
     if node.op_type == "Conv":
         groups = node.attributes.get_int("group", 1)
         moments = map(_moments, _patches(layer, groups))
-        whole = np.concatenate([rounded(*pair) for pair in zip(np.split(steps, groups), moments, strict=True)])
+        whole = np.concatenate([rounded(*pair, limit) for pair in zip(np.split(steps, groups), moments, strict=True)])
     else:
         inputs = np.concatenate([array.reshape(-1, array.shape[-1]) for array in layer.inputs]).astype(np.float64)
-        whole = rounded(steps, _moments(inputs[:: -(-len(inputs) // _MAX_PATCHES)]))
+        whole = rounded(steps, _moments(inputs[:: -(-len(inputs) // _MAX_PATCHES)]), limit)
     set_stored_constant(node, 1, whole.T if node.op_type == "MatMul" else whole.reshape(weights.shape))
     return True
 
 
-def rounded(steps: Matrix, moments: Matrix) -> Matrix:
+def rounded(steps: Matrix, moments: Matrix, limit: int) -> Matrix:
     """Return integers for weights so that their products with the inputs change least.
 
     Args:
         steps: weights over their scale ``(outputs, inputs)``.
         moments: ``E[x x^T]`` of the inputs ``(inputs, inputs)``.
+        limit: the largest magnitude of a weight.
     """
     damping = _DAMPING * float(np.trace(moments)) / len(moments)
     if damping <= 0:
-        return np.clip(np.rint(steps), -_LARGEST, _LARGEST)
+        return np.clip(np.rint(steps), -limit, limit)
     order = np.argsort(-np.diag(moments), kind="stable")
     damped = moments[np.ix_(order, order)] + damping * np.eye(len(moments))
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
     left = steps[:, order]
     for index in range(len(moments)):
-        whole = np.clip(np.rint(left[:, index]), -_LARGEST, _LARGEST)
+        whole = np.clip(np.rint(left[:, index]), -limit, limit)
         error = (left[:, index] - whole) / upper[index, index]
         left[:, index + 1 :] -= error[:, None] * upper[index, index + 1 :]
         left[:, index] = whole

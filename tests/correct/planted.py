@@ -10,13 +10,13 @@ import onnx_ir as ir
 from float_graphs import node, write_graph
 
 from edgeopt.artifacts import FloatModel
-from edgeopt.correct import gain
 from edgeopt.correct.float_graph import correct
-from edgeopt.correct.gain import Gain, Halves, float_answers
+from edgeopt.correct.gain import Gain, Halves, Trials, float_answers
 from edgeopt.session import OnnxSession
-from edgeopt.settings import CalibrationSettings, CorrectSettings
+from edgeopt.settings import CalibrationSettings, CorrectSettings, QuantizeSettings
 
 MINMAX = CalibrationSettings("samples", method="minmax")
+INT8 = QuantizeSettings()
 ALL_OFF = dict.fromkeys(("fold_batch_norm", "clamp_masks", "smooth", "equalize", "correct_bias"), "off")
 
 
@@ -52,17 +52,21 @@ def uneven_channels(folder: Path, activation: str = "Relu", extra: tuple = (), *
 
 
 def corrected(
-    source: FloatModel, settings: CorrectSettings, samples: list[dict[str, np.ndarray]], folder: Path
+    source: FloatModel,
+    settings: CorrectSettings,
+    samples: list[dict[str, np.ndarray]],
+    folder: Path,
+    plan: QuantizeSettings = INT8,
 ) -> tuple[FloatModel, list[Gain]]:
     """Correct a float graph into a new folder."""
     folder.mkdir()
-    return correct(source, settings, MINMAX, samples, folder)
+    return correct(source, settings, MINMAX, plan, samples, folder)
 
 
 def int8_db(source: FloatModel, samples: list[dict[str, np.ndarray]]) -> float:
     """Return the SQNR of a float graph's int8 answers."""
     halves = Halves.of(samples)
-    return gain.int8_db(source, MINMAX, halves, float_answers(source.path, halves.judging))
+    return Trials(MINMAX, INT8, halves, float_answers(source.path, halves.judging)).sqnr_db(source)
 
 
 def float_error(before: FloatModel, after: FloatModel, samples: list[dict[str, np.ndarray]]) -> float:

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import constants_of, corrected, float_error, int8_db, noise, only, uneven_channels, weights
 
+from edgeopt.settings import QuantizeSettings
+
 SHAPE = (1, 4, 6, 6)
 
 
@@ -71,22 +73,17 @@ def test_equalize_leaves_a_graph_alone_when_a_branch_cannot_take_the_factors(
 
 
 def test_equalize_mends_weights_with_one_scale_when_their_rows_are_uneven(tmp_path: Path) -> None:
-    # TensorRT knows one scale for all weights of a transposed convolution.
-    sizes = np.exp2(-np.linspace(0, 8, 8)).astype(np.float32)
-    constants = {
-        "w": (weights(4, 8, 2, 2) * sizes[None, :, None, None]).astype(np.float32),
-        "v": (weights(4, 8, 1, 1, seed=2) / sizes[None, :, None, None]).astype(np.float32),
-    }
-    nodes = [node("ConvTranspose", "x w", "c"), node("Relu", "c", "a"), node("Conv", "a v", "y")]
-    source = write_graph(tmp_path, nodes, constants, SHAPE)
-    made, _ = corrected(source, only("equalize"), noise(SHAPE), tmp_path / "corrected")
+    source, samples = uneven_channels(tmp_path), noise(SHAPE)
+    per_tensor = QuantizeSettings(weights="per_tensor")
+    made, [gain] = corrected(source, only("equalize"), samples, tmp_path / "corrected", per_tensor)
 
     def spread(rows: np.ndarray) -> float:
-        largest = np.abs(rows).max(axis=(0, 2, 3))
+        largest = np.abs(rows).max(axis=(1, 2, 3))
         return float(largest.max() / largest.min())
 
-    assert spread(constants_of(source)["w"]) > 100
-    assert spread(constants_of(made)["w"]) < 8
+    assert gain.with_db > gain.without_db + 15
+    assert spread(constants_of(source)["w"]) > 200
+    assert spread(constants_of(made)["w"]) < 20
 
 
 @settings(max_examples=15, deadline=None)

@@ -19,12 +19,12 @@ LEARNED = CorrectSettings(**{**ALL_OFF, "rounding": "learned"})  # type: ignore[
 
 def test_rounded_rounds_to_the_nearest_when_inputs_are_independent() -> None:
     steps = np.array([[0.4, -1.6, 3.5, 200.0]])
-    assert rounded(steps, np.eye(4)).tolist() == [[0, -2, 4, 127]]
+    assert rounded(steps, np.eye(4), 127).tolist() == [[0, -2, 4, 127]]
 
 
 def test_rounded_keeps_the_sum_when_all_inputs_are_the_same() -> None:
     # To the nearest the four would all become 0, and the output would lose 1.6 steps of 1.6.
-    assert rounded(np.full((1, 4), 0.4), np.ones((4, 4))).sum() == pytest.approx(2)
+    assert rounded(np.full((1, 4), 0.4), np.ones((4, 4)), 127).sum() == pytest.approx(2)
 
 
 def test_rounded_leaves_no_more_error_than_the_nearest_when_inputs_are_correlated() -> None:
@@ -38,7 +38,7 @@ def test_rounded_leaves_no_more_error_than_the_nearest_when_inputs_are_correlate
     def error(whole: np.ndarray) -> float:
         return float(np.square((whole - steps) @ inputs.T).mean())
 
-    assert error(rounded(steps, moments)) < 0.3 * error(np.rint(steps))
+    assert error(rounded(steps, moments, 127)) < 0.3 * error(np.rint(steps))
 
 
 @pytest.mark.parametrize(
