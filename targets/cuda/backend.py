@@ -49,7 +49,7 @@ def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: P
         shapes.write_text("\n".join(shape_flags(profiles)) + "\n", encoding="utf-8")
         extra.append(shapes)
     notes = _notes(model, trtexec_command("model.onnx", "model.engine", profiles))
-    return LoweredModel(path, border, tuple(extra), notes, own_places(ir.from_proto(model)))
+    return LoweredModel(path, border, tuple(extra), notes, tensors=own_places(ir.from_proto(model)))
 
 
 def inspect(model: Path) -> Inspection:

@@ -21,6 +21,7 @@ import edgeopt
 from edgeopt.artifacts import QdqModel
 from edgeopt.bundle.golden import load_golden
 from edgeopt.cli.main import main
+from edgeopt.devices.device import DeviceFacts, RunRequest, unfit
 from edgeopt.errors import LoweringError, MissingDependencyError
 from edgeopt.inspection import Border, TensorFacts
 from edgeopt.native_stderr import held_back_stderr
@@ -241,6 +242,15 @@ def test_nothing_else_is_taken_for_it_when_tflite_micro_is_not_installed(
         edgeopt.verify(bundle)
     with pytest.raises(MissingDependencyError, match=r"pip install 'edgeopt\[mcu\]'"):
         smallest_arena((bundle / "model.tflite").read_bytes(), 1)
+
+
+def test_device_is_refused_before_anything_is_copied_when_it_has_no_tflite_micro(bundle: Path) -> None:
+    board = DeviceFacts(
+        "board", False, "aarch64", "", 4, (), None, "", "3.11", {"numpy": "2", "ai-edge-litert": "2.3.0"}, None
+    )
+    (reason,) = unfit(board, checked_manifest(bundle), RunRequest())
+    assert "install tflite-micro" in reason
+    assert not list(unfit(board, checked_manifest(bundle), RunRequest("ai-edge-litert")))
 
 
 def test_all_leaves_out_microcontrollers(project: Path) -> None:
