@@ -101,8 +101,8 @@ def verify(
 
     Args:
         bundle: the folder.
-        runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tensorflow``, ``tflite-micro`` or ``onnxruntime``; left out, the
-            first that is installed and can load the model, and for a microcontroller ``tflite-micro``.
+        runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tensorflow``, ``tflite-micro`` or ``onnxruntime``; left out,
+            the first that is installed and can load the model, and for a microcontroller ``tflite-micro``.
         device: ``local``, ``qemu[:pi3|pi4|pi5]``, ``board[:pi3|pi4|pi5]`` or ``ssh://user@host[:port][/folder]``.
         timeout_s: seconds that another device may take, beside those of the next two.
         threads: of the runtime.
