@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from adb_board import SERIAL, AdbBoard
 from ssh_server import Server
 from tiny_project import ROOT, edgeopt_run, write_project
 
@@ -89,6 +90,46 @@ def test_raspberry_pi_says_so_when_the_host_is_not_known(server: Server, bundle:
 )
 def test_raspberry_pi_refuses_when_the_arguments_make_no_sense(arguments: list[str]) -> None:
     done = run("validate_raspberry_pi", *arguments)
+    assert done.returncode == 2
+    assert done.stderr
+
+
+def test_android_says_yes_on_debians_adbd_which_is_not_android(
+    adb_board: AdbBoard, runner_in_c: Path, bundle: Path
+) -> None:
+    done = run("validate_android", "-s", SERIAL, str(bundle), str(runner_in_c))
+    assert done.returncode == 0, done.stderr
+    assert "passed" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("yes: ")
+    left = subprocess.run([adb_board.client, "shell", "ls /data/local/tmp"], capture_output=True, check=True)
+    assert left.stdout == b""
+
+
+def test_android_exits_with_the_verdict_when_it_is_no(
+    adb_board: AdbBoard, runner_in_c: Path, bundle: Path, tmp_path: Path
+) -> None:
+    done = run("validate_android", str(refusing(bundle, tmp_path / "refused")), str(runner_in_c))
+    assert (done.returncode, done.stdout.splitlines()[-1][:4]) == (12, "no: ")
+    changed = Path(shutil.copytree(bundle, tmp_path / "changed"))
+    (changed / "model.tflite").write_bytes(b"x")
+    done = run("validate_android", str(changed), str(runner_in_c))
+    assert done.returncode == 11
+    assert "model.tflite is not the file that was built" in done.stdout
+
+
+def test_android_says_what_is_missing(adb_board: AdbBoard, runner_in_c: Path, bundle: Path, tmp_path: Path) -> None:
+    nowhere = run("validate_android", "-s", "nobody", str(bundle), str(runner_in_c))
+    assert nowhere.returncode == 15
+    assert "USB debugging" in nowhere.stderr
+    without = run("validate_android", str(bundle), str(runner_in_c), ADB="/nowhere/adb")
+    assert (without.returncode, "platform tools" in without.stderr) == (13, True)
+    empty = run("validate_android", str(bundle), str(tmp_path))
+    assert (empty.returncode, "has no run_parity" in empty.stderr) == (13, True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["bundle"], ["-t", "soon", "bundle", "runner"], ["-x"]])
+def test_android_refuses_when_the_arguments_make_no_sense(arguments: list[str]) -> None:
+    done = run("validate_android", *arguments)
     assert done.returncode == 2
     assert done.stderr
 
