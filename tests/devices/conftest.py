@@ -30,6 +30,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def changed(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle, to be changed."""
+    return Path(shutil.copytree(bundle, tmp_path / "changed"))
+
+
+@pytest.fixture
 def server(unpacked: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
     """A running server of this test's own."""
     with running_server(unpacked("openssh-server"), tmp_path / "ssh") as running:
