@@ -277,8 +277,9 @@ UNARY: Mapping[str, Entry] = {
         **{name: kernel(name.upper()) for name in _NAMED_ALIKE},
         "Acos": acos, "Acosh": acosh, "Asin": asin, "Asinh": asinh, "Atan": atan, "Atanh": atanh, "Cosh": cosh,
         "BitwiseNot": bitwise_not, "Elu": elu, "Erf": erf, "Gelu": gelu, "HardSigmoid": hard_sigmoid, "IsInf": is_inf,
-        "IsNaN": is_nan, "LeakyRelu": leaky_relu, "Mish": mish, "Not": kernel("LOGICAL_NOT"), "Reciprocal": reciprocal,
-        "Selu": selu, "Sinh": sinh, "Softplus": softplus, "Softsign": softsign, "Swish": swish, "Tan": tan,
+        "IsNaN": is_nan, "LeakyRelu": leaky_relu, "Mish": mish, "Not": kernel("LOGICAL_NOT"), "Selu": selu,
+        "Reciprocal": reciprocal,
+        "Sinh": sinh, "Softplus": softplus, "Softsign": softsign, "Swish": swish, "Tan": tan,
         "ThresholdedRelu": thresholded_relu, "HardSwish": kernel("HARD_SWISH"),
         "LogSoftmax": kernel("LOG_SOFTMAX"),  # the int8 kernel is not exact; the layout has put its axis last
     }.items()
