@@ -45,7 +45,7 @@ class Candidate:
 
 
 class AccuracyStages:
-    """The contract of one target; ``build`` makes a candidate of a plan."""
+    """The contract of one target: ``build`` makes a candidate of a plan, ``judge`` has its verdict of parity."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class AccuracyStages:
         spec: TargetSpec,
         settings: AccuracySettings,
         build: Callable[[QuantizeSettings], Candidate],
+        judge: Callable[[Candidate], CacheEntry],
     ) -> None:
         self._folder = loaded.folder
         self._recipe = loaded.recipe
@@ -61,6 +62,7 @@ class AccuracyStages:
         self._spec = spec
         self._settings = settings
         self._build = build
+        self._judge = judge
 
     @property
     def _runner(self) -> StageRunner:
@@ -165,7 +167,7 @@ class AccuracyStages:
         )
 
     def _trial(self, plan: QuantizeSettings, given: QuantizeSettings, number: int) -> Trial:
-        """Measure a plan; one that cannot be built is a trial too."""
+        """Measure a plan; one that cannot be built, or whose runtime answers other than it should, is a trial too."""
         from edgeopt.accuracy.moves import moved
 
         nodes = dict(moved(plan, given))
@@ -175,12 +177,16 @@ class AccuracyStages:
             return Trial(number, nodes, failure=error.message)
         found, entry = self._measured(candidate)
         coverage = candidate.model["integer_coverage"]
+        is_accurate = found.drop <= self._settings.max_drop
+        is_integer = coverage >= candidate.model["limits"]["min_integer_coverage"]
+        refused = read_report(self._judge(candidate))["parity"]["failures"] if is_accurate and is_integer else []
         return Trial(
             num_moves=number,
             nodes=nodes,
             drop=found.drop,
-            is_accurate=found.drop <= self._settings.max_drop,
-            is_integer=coverage >= candidate.model["limits"]["min_integer_coverage"],
+            is_accurate=is_accurate and not refused,
+            is_integer=is_integer,
+            failure="; ".join(refused) or None,
             size_bytes=candidate.lowered.path.stat().st_size,
             integer_coverage=coverage,
             median_ms=read_report(entry)["median_ms"],
@@ -194,7 +200,7 @@ class AccuracyStages:
         from edgeopt.accuracy.sensitivity import Damage
         from edgeopt.quantize.scheme import scheme_named
 
-        source, source_entry = self._shared.float_model
+        source, source_entry = self._shared.corrected_model
         groups = quantizer_groups(ir.load(source.path), scheme_named(self._spec.scheme), first.plan)
 
         def make(folder: Path) -> str:

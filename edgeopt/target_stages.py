@@ -91,7 +91,9 @@ class TargetStages:
         self._check_precisions(plan)
         if self.recipe.accuracy is None or not self._verify:
             return self._candidate(plan), None
-        stages = AccuracyStages(self._loaded, self.shared, self.spec, self.recipe.accuracy, self._candidate)
+        stages = AccuracyStages(
+            self._loaded, self.shared, self.spec, self.recipe.accuracy, self._candidate, self._judged
+        )
         return stages.held(plan)
 
     def _candidate(self, plan: QuantizeSettings) -> Candidate:

@@ -20,12 +20,13 @@ class Trial:
 
     Attributes:
         nodes: what the plan adds to the recipe's.
-        drop: of the metric; ``None`` if the plan could not be built, and then ``failure`` says why.
-        is_accurate: the drop is within the limit.
+        drop: of the metric; ``None`` if the plan could not be built.
+        is_accurate: the drop is within the limit, and the verdict of parity is yes.
         is_integer: so much still runs on integers as ``min_integer_coverage`` asks.
         size_bytes: of the model file.
         integer_coverage: the share of multiply-accumulates in integer kernels.
         median_ms: of an inference on the machine that builds; an impression, no verdict.
+        failure: why it could not be built, or why the verdict of parity is no.
     """
 
     num_moves: int
@@ -69,7 +70,7 @@ def search(first: Trial, num_moves: int, try_moves: Callable[[int], Trial], budg
         number = min(too_few + step, num_moves) if enough > num_moves else (too_few + enough) // 2
         trial = try_moves(number)
         trials.append(trial)
-        if trial.is_accurate or trial.failure is not None or not trial.is_integer:
+        if trial.is_accurate or trial.drop is None or not trial.is_integer:
             enough = number  # more moves only cost more
         else:
             too_few, step = number, 2 * step
@@ -92,10 +93,11 @@ def best(trials: Sequence[Trial]) -> Trial:
 def frontier(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that no other one beats in drop, bytes and integer share at once, fewest moves first.
 
-    The plan without a move is always among them, to compare with.
+    The plan without a move is always among them, to compare with, and so is the best one.
     """
     built = [trial for trial in trials if trial.drop is not None]
-    kept = [trial for trial in built if trial.num_moves == 0 or not any(_beats(other, trial) for other in built)]
+    shown = (trials[0], best(trials)) if built else ()
+    kept = [trial for trial in built if trial in shown or not any(_beats(other, trial) for other in built)]
     return sorted(kept, key=lambda trial: trial.num_moves)
 
 

@@ -33,6 +33,10 @@ held_out = "held_out.npz"
 metric = "top1"
 max_drop = 0.05
 precisions = ["int16", "float"]
+[correct]
+equalize = "off"
+smooth = "off"
+correct_bias = "off"
 [parity]
 min_sqnr_db = -100.0
 min_cosine = -1.0

@@ -29,7 +29,7 @@ def test_judge_says_too_short_when_a_call_takes_as_long_as_the_network() -> None
 
 
 def test_compare_finds_the_slower_one_when_both_are_timed_in_turns() -> None:
-    slow = compare(lambda: time.sleep(0.001), lambda: time.sleep(0.003), budget_s=0.2)
+    slow = compare(lambda: time.sleep(0.001), lambda: time.sleep(0.03), budget_s=0.2)
     assert slow.slower
     assert slow.num_rounds >= 10
-    assert not compare(lambda: time.sleep(0.003), lambda: time.sleep(0.001), budget_s=0.2).slower
+    assert not compare(lambda: time.sleep(0.03), lambda: time.sleep(0.001), budget_s=0.2).slower
