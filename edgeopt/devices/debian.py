@@ -22,6 +22,9 @@ _URI = re.compile(r"^'[^']*' (?P<file>\S+) (?P<size>\d+)", re.MULTILINE)
 _HOW_TO_REACH = re.compile(r"Acquire::(?:http|https|ftp|socks|Retries|ForceIPv[46])\b")
 _STATUS = re.compile(r"^(?:dl|pm)status:[^:]*:(?P<percent>[\d.]+):", re.MULTILINE)
 
+_NO_ROOM_BYTES = 1 << 20
+_MAKE_ROOM = "free some space and call it again"
+
 
 @dataclass(frozen=True)
 class Download:
@@ -53,8 +56,14 @@ class PrivateApt:
         (folder / "apt.conf").write_text(self._configuration(architectures), encoding="utf-8")
 
     def update(self) -> None:
-        """Fetch the lists of packages. What cannot be fetched shows itself when a package is missing."""
-        self._apt("update", "--quiet", what="package lists")
+        """Fetch the lists of packages. What cannot be fetched shows itself when a package is missing.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        words = self._apt("update", "--quiet", what="fetch package lists").stderr
+        if is_full(words):
+            raise _refused("the lists of packages", words)
 
     def needed(self, packages: Sequence[str]) -> Download:
         """Return what :meth:`install` unpacks: the packages and all that they need.
@@ -114,6 +123,8 @@ class PrivateApt:
             try:
                 with os.fdopen(reader) as status:
                     for line in status:
+                        if shutil.disk_usage(self._folder).free < _NO_ROOM_BYTES:  # apt would try for ever
+                            raise StorageError(f"cannot {what}: the disk is full", hint=_MAKE_ROOM)
                         if match := _STATUS.match(line):
                             report_progress(what, int(float(match["percent"])), 100)
                 returncode = process.wait()
@@ -175,7 +186,7 @@ def is_full(words: str) -> bool:
 
 def _refused(package: str, words: str) -> EdgeoptError:
     if is_full(words):
-        return StorageError(f"cannot fetch {package}: {_errors_in(words)}", hint="free some space and call it again")
+        return StorageError(f"cannot fetch {package}: {_errors_in(words)}", hint=_MAKE_ROOM)
     return DeviceError(
         f"apt cannot have {package}: {_errors_in(words)}",
         hint="do the machine's apt sources offer these architectures, and is the network there?",
