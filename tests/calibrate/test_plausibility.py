@@ -21,7 +21,8 @@ LAST = InputSettings((1, 96, 96, 3), layout="NHWC", value_range=(0.0, 1.0))
 
 def findings(settings: InputSettings, arrays: Arrays) -> tuple[str, ...]:
     survey = Survey({"x": settings})
-    samples = [Sample(str(index), {"x": np.ascontiguousarray(array, np.float32)}) for index, array in enumerate(arrays)]
+    arrays = [array.astype(settings.dtype) for array in arrays]
+    samples = [Sample(str(index), {"x": np.ascontiguousarray(array)}) for index, array in enumerate(arrays)]
     assert list(survey.passing(samples)) == samples
     return survey.findings()
 
@@ -124,10 +125,19 @@ def embeddings() -> Arrays:
     return [row[np.newaxis] for row in rows]
 
 
+def tokens(name: str) -> Arrays:
+    """Token ids padded with 0, their mask, and the kind of each, which is 0 everywhere."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(5, 33, 64)
+    ids = [random.integers(1, 30_000, (1, 32)) * (np.arange(32) < length) for length in lengths]
+    return [{"ids": row, "mask": row > 0, "kinds": row * 0}[name].astype(np.int64) for row in ids]
+
+
 REAL: Mapping[str, tuple[InputSettings, Callable[[], Arrays]]] = {
     "handwritten digits": (InputSettings((1, 1, 28, 28), value_range=(0.0, 1.0)), digits),
     "sound": (InputSettings((1, 16_000), layout="any"), sounds),
     "spectrograms": (InputSettings((1, 1, 49, 40)), lambda: [spectrogram(sound) for sound in sounds()]),
+    "token ids": (InputSettings((1, 32), "int64", "any"), lambda: tokens("ids")),
     "embeddings": (InputSettings((1, 16, 384), layout="any"), embeddings),
 }
 
@@ -136,6 +146,14 @@ REAL: Mapping[str, tuple[InputSettings, Callable[[], Arrays]]] = {
 def test_survey_finds_nothing_when_samples_are(case: str) -> None:
     settings, made = REAL[case]
     assert findings(settings, made()) == ()
+
+
+def test_survey_finds_nothing_when_masks_and_kinds_go_with_token_ids() -> None:
+    names = ("ids", "mask", "kinds")
+    survey = Survey({name: InputSettings((1, 32), "int64", "any") for name in names})
+    rows = zip(*(tokens(name) for name in names), strict=True)
+    list(survey.passing(Sample("", dict(zip(names, row, strict=True))) for row in rows))
+    assert survey.findings() == ()
 
 
 @pytest.mark.parametrize("size", [32, 96, 224])
