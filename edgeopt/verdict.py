@@ -103,7 +103,8 @@ def verify(
         bundle: the folder.
         runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tensorflow``, ``tflite-micro`` or ``onnxruntime``; left out,
             the first that is installed and can load the model, and for a microcontroller ``tflite-micro``.
-        device: ``local``, ``qemu[:pi3|pi4|pi5]``, ``board[:pi3|pi4|pi5]`` or ``ssh://user@host[:port][/folder]``.
+        device: ``local``, ``qemu[:pi3|pi4|pi5]``, ``board[:pi3|pi4|pi5]``, ``ssh://user@host[:port][/folder]`` or
+            ``adb[:serial]``.
         timeout_s: seconds that another device may take, beside those of the next two.
         threads: of the runtime.
         latency_s: measure inferences for so many seconds, and memory. Not on an emulator: ``cost`` says so then.

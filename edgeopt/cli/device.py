@@ -29,8 +29,8 @@ Examples:
 def device() -> None:
     """Look at the devices that bundles can be verified on.
 
-    A device is local, qemu:BOARD (real aarch64 code in emulation), board:BOARD (a whole emulated machine) or
-    ssh://user@host[:port][/folder].
+    A device is local, qemu:BOARD (real aarch64 code in emulation), board:BOARD (a whole emulated machine),
+    ssh://user@host[:port][/folder] or adb[:serial].
     """
 
 
@@ -46,7 +46,7 @@ def list_devices(json_to: str | None) -> None:
         return
     rows = ((name, "yes" if item.ready else "no", item.title) for name, item in known.items())
     print_table(("device", "ready", "what it is"), rows)
-    click.echo("\nssh://user@host[:port][/folder] is any Linux board.")
+    click.echo("\nssh://user@host[:port][/folder] is any Linux board, adb[:serial] a phone or an Android board.")
     missing = dict.fromkeys(name.partition(":")[0] for name, item in known.items() if not item.ready)
     for kind in missing:
         click.echo(f"edgeopt device setup {kind} makes {kind}:* ready.")

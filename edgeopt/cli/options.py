@@ -44,8 +44,8 @@ def device_options(command: Command) -> Command:
         multiple=True,
         default=("local",),
         show_default=True,
-        help="Where to run: local, qemu[:pi3|pi4|pi5], board[:pi3|pi4|pi5] or ssh://user@host[:port][/folder]. Give "
-        "several at once.",
+        help="Where to run: local, qemu[:pi3|pi4|pi5], board[:pi3|pi4|pi5], ssh://user@host[:port][/folder] or "
+        "adb[:serial]. Give several at once.",
     )
     return device(timeout(command))
 

@@ -26,6 +26,7 @@ Examples:
   edgeopt verify build/mnist5k/x86 --json parity.json
   edgeopt verify build/mnist5k/arm64 --device qemu:pi4       real aarch64 code
   edgeopt verify build/mnist5k/arm64 --device ssh://pi@raspberrypi.local
+  edgeopt verify build/mnist5k/arm64 --device adb
   edgeopt verify build/mnist5k/arm64 --device ssh://root@gateway --runner c     needs no Python there
   edgeopt verify build/mnist5k/arm64 --device local --device qemu:pi3 --junit parity.xml
   edgeopt verify build/mnist5k/arm64 --device ssh://pi@raspberrypi.local --latency --sustained 300

@@ -91,7 +91,7 @@ def test_info_exits_with_15_when_the_bundle_cannot_run_there(
     assert "it has no Python" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["qmeu:pi4", "", "adb"])
+@pytest.mark.parametrize("name", ["qmeu:pi4", "", "abd"])
 def test_verify_exits_with_2_when_there_is_no_such_device(
     name: str, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
