@@ -105,7 +105,7 @@ def test_target_by_example_is_valid_when_read(tmp_path: Path) -> None:
 
 def test_calibration_set_by_example_is_valid_when_found(tmp_path: Path) -> None:
     from edgeopt.dataset import find_dataset
-    from edgeopt.settings import CalibrationSettings
+    from edgeopt.settings import CalibrationSettings, CorrectSettings
 
     folder = tmp_path / "gestures"
     folder.mkdir()
@@ -123,6 +123,12 @@ def test_bundle_json_has_the_keys_that_are_listed_when_compared(tmp_path: Path) 
     )  # fmt: skip
     assert sorted(listed) == sorted(made)
     assert list(made["files"]) == []
+
+
+def test_corrections_have_the_keys_and_defaults_of_the_settings() -> None:
+    rows = [line.split(" | ") for line in section("Corrections").splitlines() if line.startswith("| `")]
+    listed = {row[0].strip("| `"): row[-1].strip("| `") for row in rows}
+    assert listed == {key: str(value) for key, value in vars(CorrectSettings()).items()}
 
 
 def added_lines(diff: str) -> tuple[Path, list[str]]:

@@ -29,6 +29,7 @@ Examples:
   edgeopt build --set prune.pruning_ratio=0.3          replace one value of the recipe
   edgeopt build my.toml --set quantize.precision=dynamic       int8 weights, activations quantized at run time
   edgeopt build my.toml --json build.json --depfile build.d    for Make and Ninja
+  edgeopt build my.toml --set correct.rounding=learned  round weights by what samples show
   edgeopt build my.toml --set accuracy.max_drop=0.005  hold the accuracy more closely
   edgeopt build my.toml --device qemu:pi4 --device ssh://pi@raspberrypi.local
 """

@@ -19,6 +19,8 @@ MINMAX = CalibrationSettings("samples", method="minmax")
 INT8 = QuantizeSettings()
 ALL_OFF = dict.fromkeys(("fold_batch_norm", "clamp_masks", "smooth", "equalize", "correct_bias"), "off")
 
+NOTHING = CorrectSettings(**ALL_OFF)  # type: ignore[arg-type]
+
 
 def only(name: str, switch: str = "auto") -> CorrectSettings:
     """Return settings with one correction."""

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from float_graphs import node, quantized, write_graph
-from planted import ALL_OFF, noise, only
+from planted import NOTHING, noise, only
 
 from edgeopt.artifacts import FloatModel, QdqModel
 from edgeopt.correct.gain import Gain
@@ -68,7 +68,7 @@ def test_correct_bias_stays_within_half_of_int32_when_the_error_is_huge(tmp_path
 
 def test_refine_changes_nothing_when_all_is_off(tmp_path: Path) -> None:
     source = depthwise(tmp_path)
-    made, gains = refined(source, CorrectSettings(**ALL_OFF), tmp_path / "r", ASYMMETRIC)  # type: ignore[arg-type]
+    made, gains = refined(source, NOTHING, tmp_path / "r", ASYMMETRIC)
     before, after = (ir.load(path).graph.initializers for path in (tmp_path / "model.onnx", made))
     assert gains == []
     assert all((before[name].const_value.numpy() == after[name].const_value.numpy()).all() for name in before)

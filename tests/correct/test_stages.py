@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from float_graphs import node, write_graph
-from planted import ALL_OFF, MINMAX, corrected, noise, only, uneven_channels, weights
+from planted import MINMAX, NOTHING, corrected, noise, only, uneven_channels, weights
 from tiny_project import edgeopt_run, write_project
 
 from edgeopt.correct.channels import ChannelGroup
@@ -19,7 +19,7 @@ SHAPE = (1, 4, 6, 6)
 
 def test_correct_changes_nothing_when_all_is_off(tmp_path: Path) -> None:
     source = uneven_channels(tmp_path)
-    made, gains = corrected(source, CorrectSettings(**ALL_OFF), noise(SHAPE), tmp_path / "corrected")  # type: ignore[arg-type]
+    made, gains = corrected(source, NOTHING, noise(SHAPE), tmp_path / "corrected")
     assert gains == []
     assert (
         made.path.read_bytes()
