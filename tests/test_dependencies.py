@@ -72,7 +72,7 @@ def packages_of_data() -> set[str]:
     for path in (ROOT / "calibration").glob("*/calibration.toml"):
         files = tomllib.loads(path.read_text(encoding="utf-8")).get("files", [])
         found |= {name.split(":")[0] for name in files if ":" in name}
-    return found
+    return third_party(found)
 
 
 def declared() -> Mapping[str, set[str]]:
