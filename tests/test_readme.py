@@ -23,6 +23,7 @@ from edgeopt.bundle.manifest import complete_manifest
 from edgeopt.cli.main import edgeopt as command_line
 from edgeopt.errors import EdgeoptError, RecipeError
 from edgeopt.recipe import find_recipe, load_recipe
+from edgeopt.settings import CorrectSettings
 from edgeopt.target import read_target
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,7 +106,7 @@ def test_target_by_example_is_valid_when_read(tmp_path: Path) -> None:
 
 def test_calibration_set_by_example_is_valid_when_found(tmp_path: Path) -> None:
     from edgeopt.dataset import find_dataset
-    from edgeopt.settings import CalibrationSettings, CorrectSettings
+    from edgeopt.settings import CalibrationSettings
 
     folder = tmp_path / "gestures"
     folder.mkdir()
@@ -211,4 +212,5 @@ def _described_model() -> Mapping[str, object]:
 
     spec = next(iter(discover_targets().values()))
     inspection = Inspection("tflite", 1, {}, 0, 0, 0, 1.0, (), Border((), ()))
-    return describe_model("x", spec, LoweredModel(Path("model"), Border((), ()), (), ""), inspection, ParityLimits(), {})
+    lowered = LoweredModel(Path("model"), Border((), ()), (), "")
+    return describe_model("x", spec, lowered, inspection, ParityLimits(), {})
