@@ -155,7 +155,7 @@ def test_install_hashes_only_its_own_code_when_torch_lies_beside_it(installed: I
 @pytest.mark.slow
 def test_install_finds_what_lies_in_folders_when_asked(installed: Install) -> None:
     targets = json.loads(installed.edgeopt("targets", "--json", "-"))
-    assert set(targets) == {"arm64", "cuda", "x86"}
+    assert set(targets) == {"arm64", "cuda", "mcu", "x86"}
     assert all(Path(facts["folder"]).is_relative_to(installed.expected) for facts in targets.values())
     recipes = json.loads(installed.edgeopt("recipes", "--json", "-"))
     assert set(recipes) == {"efficientnet_lite0", "mnist5k", "mobilenet_v2"}
