@@ -53,7 +53,7 @@ def test_sample_is_cut_off_and_padded_when_the_input_has_a_length(tokenizer: str
 
 def test_open_dataset_says_what_is_wrong_when_it_cannot_fill_the_inputs(tokenizer: str) -> None:
     options = {"tokenizer": tokenizer}
-    with pytest.raises(DataError, match="options.tokenizer is missing"):
+    with pytest.raises(DataError, match=r"options\.tokenizer is missing"):
         open_dataset("held_out", INPUTS, {})
     with pytest.raises(DataError, match="no labels to train with"):
         open_dataset("train", INPUTS, options)
@@ -69,5 +69,5 @@ def test_find_dataset_takes_a_file_of_a_package_when_an_option_names_one(tmp_pat
         return str(find_dataset(settings, tmp_path).options["tokenizer"])
 
     assert found("pydoc_data:topics.py").endswith("pydoc_data/topics.py")
-    with pytest.raises(EdgeoptError, match="no_such.json"):
+    with pytest.raises(EdgeoptError, match=r"no_such\.json"):
         found("pydoc_data:no_such.json")
