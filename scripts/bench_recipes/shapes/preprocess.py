@@ -1,4 +1,8 @@
-"""Pictures of shapes, and masks that say which pixel belongs to which: 0 ground, 1 disc, 2 square, 3 triangle."""
+"""Pictures of shapes, and what is in them: of each pixel, 0 ground, 1 disc, 2 square, 3 triangle, or of the whole.
+
+The option ``label = "kinds"`` makes a class of the kinds that can be seen: 1 for a disc, 2 for a square and 4 for a
+triangle, added up. Left out, a label is the mask.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +27,23 @@ class Shapes:
     name: str
     size: tuple[int, int]  # height, width
     first_seed: int
+    whole: bool
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         return _COUNT
 
     def __getitem__(self, index: int) -> Sample:
-        """Return one picture with its mask."""
+        """Return one picture with its label."""
         picture, mask = drawn(self.first_seed + index, *self.size)
-        return Sample(f"picture {self.first_seed + index}", {self.name: picture[np.newaxis]}, mask)
+        label = kinds_of(mask) if self.whole else mask
+        return Sample(f"picture {self.first_seed + index}", {self.name: picture[np.newaxis]}, label)
 
 
 def open_dataset(split: Split, inputs: Mapping[str, InputSettings], options: Mapping[str, object]) -> Dataset:
-    """Return a split for a network with one picture as its input; no options are known."""
+    """Return a split for a network with one picture as its input."""
     ((name, given),) = inputs.items()
-    return Shapes(name, (given.shape[2], given.shape[3]), _FIRST_SEED[split])
+    return Shapes(name, (given.shape[2], given.shape[3]), _FIRST_SEED[split], options.get("label") == "kinds")
 
 
 def drawn(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +62,11 @@ def drawn(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         picture[:, inside] = (_COLOURS[kind - 1] + random.normal(0, 0.12, 3))[:, np.newaxis]
     picture += random.normal(0, 0.04, picture.shape)
     return picture.clip(0, 1).astype(np.float32), mask
+
+
+def kinds_of(mask: np.ndarray) -> int:
+    """Return which kinds of shape a mask shows, 1 to 7."""
+    return sum(1 << (kind - 1) for kind in (1, 2, 3) if (mask == kind).any())
 
 
 def _inside(kind: int, down: np.ndarray, across: np.ndarray, size: float) -> np.ndarray:
