@@ -32,4 +32,6 @@ def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     with contextlib.redirect_stdout(io.StringIO()):
         half = ir.from_proto(convert_float_to_float16(unpacked, keep_io_types=True))
     half.graph.sort()  # the converter appends its casts
-    return ir.to_proto(half)
+    proto = ir.to_proto(half)
+    assert isinstance(proto, onnx.ModelProto)
+    return proto
