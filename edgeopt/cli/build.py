@@ -103,6 +103,9 @@ def build(
     quantized once, then lowered for each target and run. A bundle is a folder that holds the model, what is to be
     known about it, and a test that runs on the device. Finished stages are cached.
 
+    A recipe with [accuracy] says what int8 may cost: operators leave int8 until it is held, and the build fails with
+    exit code 16 if nothing holds it. A bundle that is certainly slower than the float network fails with 18.
+
     Every build runs the bundles on this machine; with --device the finished bundles are run there too.
     """
     with reporting(verbose=verbose, quiet=quiet), _resumable():
