@@ -30,6 +30,7 @@ _EXAMPLE = "adb[:serial][?runner=folder-with-run_parity-and-libLiteRt.so or ?pyt
 _FOLDER = "/data/local/tmp"
 _A_LOOK_S = 60.0
 _NO_ANSWER_S = 30.0  # on top of what the bundle's test may take
+_MOST_BYTES = 16_000_000  # what is longer is no report
 _PROBE = Path(__file__).with_name("probe.py")
 _EXIT_CODE = re.compile(r"\nedgeopt exit (\d+)\s*\Z")
 _HINTS = {
@@ -52,6 +53,7 @@ trap : TERM
 kill -TERM 0
 exit $code
 """
+
 # Of Android, its release, the model, and whether it is an emulator; of other machines, qemu's own name.
 _ANDROID = """\
 for name in ro.build.version.release ro.product.model ro.boot.qemu; do getprop $name 2>/dev/null || echo; done
@@ -136,7 +138,7 @@ class AdbDevice:
             if pulled.returncode != 0 or not report.is_file():
                 words = " ".join((finished.stderr + finished.stdout).split())[-300:] or "it said nothing"
                 raise DeviceError(f"{self.name}: the bundle's test ended without a report: {words}")
-            return report.read_text(encoding="utf-8", errors="replace")
+            return report.read_bytes()[:_MOST_BYTES].decode("utf-8", errors="replace")
 
     @contextmanager
     def _work_folder(self) -> Iterator[str]:

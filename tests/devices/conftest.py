@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from adb_board import AdbBoard, running_adb_board
 from ssh_server import Server, running_server
-from tiny_project import edgeopt_run, write_project
+from tiny_project import ROOT, edgeopt_run, write_project
 
 from edgeopt.atomic import locked
 from edgeopt.devices.board_image import BoardImage
@@ -44,16 +44,16 @@ def server(unpacked: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def runner_in_c(
-    bundle: Path, emulation: Emulation, unpacked: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    emulation: Emulation, unpacked: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """`run_parity` for aarch64, made from the bundle's sources by Debian's cross compiler, and LiteRT's library."""
+    """`run_parity` for aarch64, made from the sources in bundles by Debian's cross compiler, and LiteRT's library."""
     root = unpacked("g++-aarch64-linux-gnu")
     folder = tmp_path_factory.mktemp("runner")
     compiler = f"CC={root}/usr/bin/aarch64-linux-gnu-gcc"
     where = [f"CPPFLAGS=-isystem{root}/usr/aarch64-linux-gnu/include", f"LDFLAGS=-Wl,--sysroot={root}"]
     libraries = {str(path.parent) for path in root.glob("**/lib*.so*") if "x86_64" in str(path.parent)}
     subprocess.run(
-        ["make", "-s", "-f", str(bundle / "runner/Makefile"), compiler, *where],
+        ["make", "-s", "-f", str(ROOT / "edgeopt/bundle/runner/Makefile"), compiler, *where],
         cwd=folder, env={**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))}, check=True,
     )  # fmt: skip
     shutil.copy(emulation.folder / "site/ai-edge-litert/ai_edge_litert/libLiteRt.so", folder)

@@ -1,8 +1,10 @@
 """The built-in recipes on emulated boards: real networks, real aarch64 code, every output compared."""
 
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+from adb_board import AdbBoard
 from tiny_project import edgeopt_run
 
 from edgeopt import verify
@@ -58,6 +60,14 @@ def test_c_runner_answers_bit_for_bit_as_python_does(
         assert report.passed, report.failures
         assert report.outputs == expected
         assert report.kernels == "XNNPACK"
+
+
+def test_debians_adbd_which_is_not_android_answers_bit_for_bit_when_the_runner_in_c_runs_there(
+    bundle: Path, adb_board: AdbBoard, runner_in_c: Path
+) -> None:
+    report = verify(bundle, device=f"adb?{urlencode({'runner': runner_in_c})}")
+    assert report.passed, report.failures
+    assert [(output.max_steps, output.equal_fraction) for output in report.outputs] == [(0, 1.0)]
 
 
 def test_old_runtime_answers_as_its_kernels_do_elsewhere_when_it_runs_on_a_board(
