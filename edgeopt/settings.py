@@ -22,8 +22,9 @@ class InputSettings:
 
     Integers (token ids, masks) go in as ``dtype`` says, never narrowed, and are not quantized.
 
-    ``value_range`` is the smallest and the largest value that a preprocessed sample can have, ``[0, 1]`` or ``[-1, 1]``;
-    samples that do not fit are warned about. Left out, it is that of the data set, if its ``calibration.toml`` says one.
+    ``value_range`` is the smallest and the largest value that a preprocessed sample can have, ``[0, 1]`` or
+    ``[-1, 1]``; samples that do not fit are warned about. Left out, it is that of the data set, if its
+    ``calibration.toml`` says one.
     """
 
     shape: tuple[int, ...]
@@ -246,7 +247,7 @@ class QuantizeSettings:
     graph. ``int16`` are activations of 16 bits with weights of 8. ``dynamic`` are int8 weights with activations of 8
     bits whose scale each inference finds, row by row: products and convolutions have it, what else there is stays
     float. An operator that moves values without changing them follows the one before it, unless it is named.
-    ``float16`` is for the whole network alone. ``weights`` have a scale for each output channel or for the whole tensor.
+    ``float16`` is for the whole network alone. ``weights`` have a scale for each output channel or for the tensor.
     ``reduce_range`` leaves them 7 bits, for x86 CPUs whose products saturate.
     """
 

@@ -66,8 +66,8 @@ def diff(
     changed), qdq (the quantized one), bundle, or the path of a bundle or of a float .onnx file. Against a quantized
     form, float is the corrected graph: an equalized tensor is scaled on purpose.
 
-    Tensors are matched by what the pipeline recorded when it made them. The ratio of signal to difference is in dB: 6 dB
-    are one bit, 200 is equality.
+    Tensors are matched by what the pipeline recorded when it made them. The ratio of signal to difference is in dB:
+    6 dB are one bit, 200 is equality.
     """
     with reporting(verbose=verbose, quiet=quiet):
         from edgeopt.diff.difference import diff as compare

@@ -134,7 +134,9 @@ def test_quantize_leaves_an_activation_alone_when_float_nodes_names_it(tmp_path:
 
 
 def test_quantize_asks_did_you_mean_when_float_nodes_names_nothing(tmp_path: Path) -> None:
-    with pytest.raises(QuantizationError, match=r"(?s)quantize.nodes: there is no node 'Conv_y'.*did you mean 'Conv_c'"):
+    with pytest.raises(
+        QuantizationError, match=r"(?s)quantize.nodes: there is no node 'Conv_y'.*did you mean 'Conv_c'"
+    ):
         scales(tmp_path, [CONV, node("Relu", "c", "y")], {}, float_nodes=("Conv_y",))
 
 
