@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +93,7 @@ def quantized_db(model: ir.Model, samples: Sequence[Feeds], expected: Answers) -
 
 @dataclass(frozen=True)
 class Trials:
-    """Quantizes float graphs as a recipe would, with ranges that the teaching samples show.
-
-    Ranges are chosen by the recipe's method; in the place of ``auto``, which takes long, by the least squared error.
-    """
+    """Quantizes float graphs as a recipe would, with ranges that its method chooses from the teaching samples."""
 
     calibration: CalibrationSettings
     plan: QuantizeSettings
@@ -105,18 +102,17 @@ class Trials:
 
     def sqnr_db(self, source: FloatModel) -> float:
         """Return the SQNR of what a float graph becomes; -200 where it has tensors that no range can hold."""
-        method = "mse" if self.calibration.method == "auto" else self.calibration.method
+        histograms = self.calibration.method != "minmax"
         graph = ir.load(source.path).graph
         tensors = quantized_tensors(graph, ASYMMETRIC, self.plan)
         samples = [Sample(str(index), feeds) for index, feeds in enumerate(self.halves.teaching)]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             try:
-                found = calibrate(source, tensors, samples, len(samples), folder, histograms=method != "minmax")
+                found = calibrate(source, tensors, samples, len(samples), folder, histograms=histograms)
             except DataError:  # a mask of -inf
                 return -MAX_SQNR_DB
-            settings = replace(self.calibration, method=method)
-            ranges = choose_ranges(source, found, ASYMMETRIC.activation_params, settings, folder)
+            ranges = choose_ranges(source, found, ASYMMETRIC.activation_params, self.calibration, folder)
             made = quantize(source, ranges, ASYMMETRIC, self.plan, folder)
             return quantized_db(ir.load(made.path), self.halves.judging, self.expected)
 
