@@ -7,7 +7,7 @@ import click
 import pytest
 
 from edgeopt.cli.console import BarReporter, LineReporter, bytes_text, percent_text, print_table, reporting
-from edgeopt.stage import logger, stage, track
+from edgeopt.stage import inner_stages, logger, report_progress, reporting_to, stage, track
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,14 @@ def test_line_reporter_writes_every_five_seconds_when_a_loop_is_long(capsys: pyt
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "samples: 3/8"
     assert len(lines) == 2
+
+
+def test_line_reporter_writes_what_a_loop_has_found_so_far(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter([0, 6, 6])
+    reporter = LineReporter(clock=lambda: next(seconds))
+    with reporting_to(reporter), inner_stages(), stage("inside another"):
+        report_progress("search x86", 3, 24, "best so far: drop 0.02 with 4 moves")
+    assert capsys.readouterr().err == "search x86: 3/24, best so far: drop 0.02 with 4 moves\n"
 
 
 def test_reporting_writes_stages_to_stderr_when_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
