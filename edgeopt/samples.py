@@ -30,6 +30,12 @@ class Sample:
     inputs: Mapping[str, NDArray[Any]]
     label: int | NDArray[np.generic] | None = None
 
+    @property
+    def class_number(self) -> int | None:
+        """Return the label if it is a class, NumPy's integers among them."""
+        found = np.asarray(self.label)
+        return int(found) if found.ndim == 0 and np.issubdtype(found.dtype, np.integer) else None
+
 
 class Dataset(Protocol):
     """A split of a data set; samples are made when asked for, so that memory does not grow with their number."""

@@ -181,3 +181,11 @@ def test_sample_digest_goes_by_content_when_names_differ() -> None:
     assert sample_digest(one) == sample_digest(same)
     assert sample_digest(one) != sample_digest(Sample("a", {"image": image(0.6)}))
     assert sample_digest(one) != sample_digest(Sample("a", {"other": image()}))
+
+
+@pytest.mark.parametrize(
+    ("label", "number"),
+    [(3, 3), (np.int64(3), 3), (np.array(3), 3), (None, None), (np.zeros(2, int), None), (0.5, None)],
+)
+def test_class_number_is_there_when_the_label_is_a_class(label: object, number: int | None) -> None:
+    assert Sample("s", {}, label).class_number == number  # type: ignore[arg-type]

@@ -54,9 +54,9 @@ def float_reference(source: FloatModel, samples: Sequence[Sample], calibration_d
             answers.setdefault(name, []).append(value[0])
     golden: Golden = {f"float/{name}": np.stack(values) for name, values in answers.items()}
     golden["names"] = np.array([sample.name for sample in samples])
-    labels = [sample.label for sample in samples]
-    if all(isinstance(label, int) for label in labels):
-        golden["labels"] = np.array(labels, np.int64)
+    classes = [sample.class_number for sample in samples]
+    if all(number is not None for number in classes):
+        golden["labels"] = np.array(classes, np.int64)
     return golden
 
 

@@ -63,9 +63,9 @@ def load_labelled(dataset: Dataset, role: str) -> Labelled:
             raise DataError(f"{role}: sample {sample.name!r} has NaN or infinite values")
         if sample.label is None:
             raise DataError(f"{role}: sample {sample.name!r} has no label, and training needs one")
-        if not isinstance(sample.label, int):
+        if (label := sample.class_number) is None:
             raise DataError(f"{role}: sample {sample.name!r} has an array for a label, training needs a class number")
-        labels.append(sample.label)
+        labels.append(label)
     stacked = (np.concatenate([sample.inputs[name] for sample in samples]) for name in expected)
     return Labelled(tuple(torch.from_numpy(array) for array in stacked), torch.tensor(labels))
 
