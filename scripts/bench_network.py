@@ -43,7 +43,7 @@ class Network:
         """The folder of each target's bundle, built by the command line without a verdict."""
         built = self._built()
         if (
-            len(self._cached("export")) != 1 or len(self._cached("quantize-asymmetric")) != 1
+            len(self._cached("export")) != 1 or len(self._cached("refine-asymmetric")) != 1
         ):  # what an older edgeopt left; it cannot be told apart
             shutil.rmtree(self.folder)
             built = self._built()
@@ -67,7 +67,7 @@ class Network:
     def qdq_graph(self) -> Path:
         """The quantized graph that the arm64 bundle was lowered from."""
         assert self.bundles
-        (path,) = self._cached("quantize-asymmetric")
+        (path,) = self._cached("refine-asymmetric")
         return path
 
     def exported_program(self) -> Path:
