@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgeopt.quantize.audit import graph_macs
+from edgeopt.quantize.dynamic import has_dynamic_kernel
 from edgeopt.quantize.placement import QuantizedNode, quantized_nodes, scale_groups
 from edgeopt.quantize.scheme import Family, Scheme
 from edgeopt.settings import QuantizeSettings
@@ -27,7 +28,7 @@ class QuantizerGroup:
         tensors: that share one scale.
         constants: the nodes whose weights or constant operands meet these tensors.
         nodes: that read or write the tensors, and the activation functions that they absorb.
-        weighted: those of the nodes that multiply by weights.
+        dynamic: those of the nodes that have kernels for dynamic activations.
         work: multiply-accumulates of these nodes, and the values of the tensors: what leaves the int8 kernels.
     """
 
@@ -35,7 +36,7 @@ class QuantizerGroup:
     tensors: tuple[str, ...]
     constants: tuple[str, ...]
     nodes: tuple[str, ...]
-    weighted: tuple[str, ...]
+    dynamic: tuple[str, ...]
     work: int
 
 
@@ -54,7 +55,7 @@ def quantizer_groups(model: ir.Model, scheme: Scheme, settings: QuantizeSettings
                     tensors=tuple(str(value.name) for value in members),
                     constants=tuple(str(item.node.name) for item in touching if _first_read(item) in members),
                     nodes=tuple(dict.fromkeys(names)),
-                    weighted=tuple(str(item.node.name) for item in touching if item.family is Family.WEIGHTED),
+                    dynamic=tuple(str(item.node.name) for item in touching if _has_dynamic_kernel(item)),
                     work=sum(macs.get(name, 0) for name in names) + sum(map(_num_values, members)),
                 )
             )
@@ -65,6 +66,10 @@ def _names(item: QuantizedNode) -> Sequence[str]:
     """Return a node's name and that of an activation function which it absorbs."""
     last = item.writes[0].producer()
     return [str(item.node.name)] if last in (None, item.node) else [str(item.node.name), str(last and last.name)]
+
+
+def _has_dynamic_kernel(item: QuantizedNode) -> bool:
+    return item.family is Family.WEIGHTED and has_dynamic_kernel(item.node)
 
 
 def _first_read(item: QuantizedNode) -> ir.Value | None:

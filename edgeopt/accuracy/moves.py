@@ -24,7 +24,7 @@ Ranked = tuple[QuantizerGroup, Damage]
 
 @dataclass(frozen=True)
 class Move:
-    """One group to another precision; ``nodes`` says for each node which: only products have dynamic kernels."""
+    """One group to another precision; ``nodes`` says for each node which: not all have dynamic kernels."""
 
     group: str
     precision: Precision
@@ -83,7 +83,7 @@ def _tiers(pairs: Sequence[Ranked]) -> Iterator[list[Ranked]]:
 def _move(group: QuantizerGroup, precision: Precision) -> Move:
     nodes = dict.fromkeys(group.nodes, precision)
     if precision == "dynamic":
-        nodes = {name: "dynamic" if name in group.weighted else "float" for name in group.nodes}
+        nodes = {name: "dynamic" if name in group.dynamic else "float" for name in group.nodes}
     return Move(group.name, precision, nodes)
 
 
@@ -91,6 +91,6 @@ def _mildest(group: QuantizerGroup, damage: Damage, precisions: Sequence[Precisi
     """Return the first precision that helps: constants stay as they are in all but float."""
     by_activations = damage.total - damage.constants >= _WORTH * damage.total
     for precision in precisions:
-        if precision == "float" or (by_activations and (precision != "dynamic" or group.weighted)):
+        if precision == "float" or (by_activations and (precision != "dynamic" or group.dynamic)):
             return precision
     return None
