@@ -132,7 +132,8 @@ def test_test_extra_declares_what_tests_use_when_compared() -> None:
 
 
 def test_scripts_import_only_what_is_declared_when_every_file_is_read() -> None:
-    own = {path.stem for folder in ("tests", "scripts") for path in (ROOT / folder).rglob("*.py")}
+    files = [path for folder in ("tests", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    own = {path.stem for path in files} | {path.parent.name for path in files}
     peers = (ROOT / "scripts").glob("bench_peer_*.py")  # in environments of their own
     used = imported_by("scripts", skip=tuple(path.relative_to(ROOT).as_posix() for path in peers))
     assert not used - own - import_names(declared()[""] | declared()["demo"] | declared()["test"])
