@@ -55,7 +55,8 @@ def _advice(tensor: TensorDifference, fall_db: float) -> list[str]:
 
 def _on_range(tensor: TensorDifference) -> str:
     width, other = tensor.maximum - tensor.minimum, tensor.other_maximum - tensor.other_minimum
-    if width > 0 and other < _CLIPPED * width:
+    reached = max(abs(tensor.other_minimum), abs(tensor.other_maximum))
+    if width > 0 and other < _CLIPPED * width and tensor.tail.p999 > reached:  # a few clipped values are chosen so
         return (
             f"values reach [{tensor.minimum:.4g}, {tensor.maximum:.4g}] and are cut off at "
             f"[{tensor.other_minimum:.4g}, {tensor.other_maximum:.4g}]: calibrate on more samples like "
