@@ -60,7 +60,7 @@ def diff(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Run A and B on the same samples, and name the first tensor that differs.
+    """Run A and B alike, and name the first tensor that differs.
 
     A and B are forms of one recipe's network: torch, float (the ONNX graph), corrected (that with what [correct]
     changed), qdq (the quantized one), bundle, or the path of a bundle or of a float .onnx file. Against a quantized

@@ -22,7 +22,7 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @json_option
 def doctor(json_to: str | None) -> None:
-    """Show versions and runtimes, and what each target can verify here."""
+    """Show versions and runtimes, and what can be verified here."""
     from edgeopt.doctor import examine
 
     diagnosis = examine()
