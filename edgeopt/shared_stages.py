@@ -174,7 +174,7 @@ class SharedStages:
     @cached_property
     def calibration(self) -> CacheEntry:
         """The calibration statistics that every scheme, method and target shares."""
-        source, source_entry = self.corrected_model
+        source = self.corrected_model[0]
         settings = self.recipe.calibration
         histograms = settings.method != "minmax"
         inputs = self.dataset.declared(self.recipe.model.inputs)
@@ -195,7 +195,9 @@ class SharedStages:
             save_report(folder, {"warnings": found.warnings})
             return f"{len(found.tensors)} tensors over {len(found.digests)} samples"
 
-        made_from = [entry_digest(source_entry), *self.dataset.key(), str(settings.num_samples)]
+        # The graph alone: what the corrections report of themselves changes no statistic.
+        made_from = [*fingerprint(sorted(source.path.parent.glob("model.onnx*"))), *self.dataset.key()]
+        made_from.append(str(settings.num_samples))
         key = [*made_from, str(histograms), *map(settings_key, inputs.values())]
         entry = self.runner.run("calibrate", "calibrate/statistics.py", ONNX, key, make)
         for warning in read_report(entry)["warnings"]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from float_graphs import node, quantized, write_graph
-from planted import NOTHING, noise, only
+from planted_graphs import NOTHING, noise, only
 
 from edgeopt.artifacts import FloatModel, QdqModel
 from edgeopt.correct.gain import Gain

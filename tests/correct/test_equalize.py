@@ -7,7 +7,7 @@ import pytest
 from float_graphs import node, write_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import constants_of, corrected, float_error, int8_db, noise, only, uneven_channels, weights
+from planted_graphs import constants_of, corrected, float_error, int8_db, noise, only, uneven_channels, weights
 
 from edgeopt.settings import QuantizeSettings
 

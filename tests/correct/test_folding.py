@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from float_graphs import node, write_graph
-from planted import corrected, float_error, noise, only, op_types, weights
+from planted_graphs import corrected, float_error, noise, only, op_types, weights
 
 SHAPE = (1, 4, 6, 6)
 FACTORS = np.array([3.0, 0.5, -1.0, 2.0], np.float32)

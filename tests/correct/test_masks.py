@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from float_graphs import node, write_graph
 from onnx import NodeProto
-from planted import constants_of, corrected, float_error, noise, only, weights
+from planted_graphs import constants_of, corrected, float_error, noise, only, weights
 
 SHAPE = (1, 8, 16)
 HIDDEN = np.triu(np.ones((8, 8), np.float32), 1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from float_graphs import node, write_graph
-from planted import constants_of, corrected, float_error, noise, only, weights
+from planted_graphs import constants_of, corrected, float_error, noise, only, weights
 
 SHAPE = (1, 8, 16)
 

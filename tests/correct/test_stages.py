@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from float_graphs import node, write_graph
-from planted import MINMAX, NOTHING, corrected, noise, only, uneven_channels, weights
+from planted_graphs import MINMAX, NOTHING, corrected, noise, only, uneven_channels, weights
 from tiny_project import edgeopt_run, write_project
 
 from edgeopt.correct.channels import ChannelGroup

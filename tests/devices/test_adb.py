@@ -17,6 +17,7 @@ from adb_board import SERIAL, AdbBoard
 from edgeopt import verify
 from edgeopt.cli.main import main
 from edgeopt.devices.adb import AdbAddress, AdbDevice
+from edgeopt.devices.compiler import Compiler
 from edgeopt.devices.device import RunRequest, unfit
 from edgeopt.errors import DeviceError, EdgeoptError, MissingDependencyError, UsageError
 
@@ -137,7 +138,7 @@ def test_device_gives_no_verdict_when_its_disk_is_full(adb_board: AdbBoard, runn
 
 
 def test_info_says_what_the_device_is_and_that_the_bundle_can_run_there(
-    adb_board: AdbBoard, bundle: Path, capsys: pytest.CaptureFixture[str]
+    adb_board: AdbBoard, bundle: Path, cross_compiler: Compiler, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["device", "info", "adb", "--bundle", str(bundle)]) == 0
     shown = capsys.readouterr()

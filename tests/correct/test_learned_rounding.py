@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from float_graphs import node, quantized, write_graph
-from planted import ALL_OFF, constants_of, noise, weights
+from planted_graphs import ALL_OFF, constants_of, noise, weights
 
 from edgeopt.artifacts import QdqModel
 from edgeopt.correct.qdq_graph import refine
