@@ -10,8 +10,10 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -102,10 +104,10 @@ def calibrate(
     digests: list[str] = []
     probes = _Probes()
     survey = Survey(inputs) if inputs else None
-    for sample in track(survey.passing(samples) if survey else samples, total=num_samples, description="calibrate"):
+    passing = track(survey.passing(samples) if survey else samples, total=num_samples, description="calibrate")
+    for sample, answers in _answered(session, passing):
         digests.append(sample_digest(sample))
         probes.offer(digests[-1], sample)
-        answers = session.run(dict(sample.inputs))
         for name, observer in observers.items():
             values = sample.inputs[name] if name in sample.inputs else answers[name]
             observer.update(_floating(values), name, sample.name)
@@ -120,6 +122,19 @@ def calibrate(
     if histograms:
         probes.write(out_dir / "probes.npz")
     return made
+
+
+def _answered(session: OnnxSession, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Mapping[str, Any]]]:
+    """Yield each sample with the tensors that it gives, while the next one runs: counting waits for no inference."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead: tuple[Sample, Future[Any]] | None = None
+        for sample in samples:
+            running = sample, pool.submit(session.run, dict(sample.inputs))
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+            ahead = running
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
 
 
 def read_statistics(folder: Path) -> Statistics:
