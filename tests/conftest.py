@@ -51,8 +51,7 @@ def emulation(device_cache: Path) -> Iterator[Emulation]:
 @pytest.fixture(scope="session")
 def cross_compiler(emulation: Emulation) -> Compiler:
     """A C compiler for aarch64, set up as `edgeopt device setup compiler` does it, beside the emulation."""
-    with locked(emulation.folder.parent / ".compiler.lock"):
-        return compiler.set_up()
+    return compiler.set_up()
 
 
 @pytest.fixture(scope="session")

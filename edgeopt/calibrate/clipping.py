@@ -7,6 +7,7 @@ spend their steps differently, so that the same values are clipped elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,8 @@ def least_divergence(distribution: Distribution, params_of: ParamsOf) -> TensorR
     """
     whole = TensorRange(distribution.minimum, distribution.maximum)
     candidates = [whole, *_narrowed_on_both_sides(distribution, whole)]
-    divergences = [_divergence(distribution, params_of(item.minimum, item.maximum)) for item in candidates]
+    reached = _Reached.of(distribution)
+    divergences = [_divergence(reached, params_of(item.minimum, item.maximum)) for item in candidates]
     return candidates[int(np.argmin(divergences))]
 
 
@@ -80,28 +82,35 @@ def _thresholds(largest: float, smallest: float) -> list[float]:
     return [float(bound) for bound in np.geomspace(largest, smallest, _NUM_CANDIDATES + 1)[1:]]
 
 
-def _divergence(distribution: Distribution, params: QuantParams) -> float:
+def _divergence(reached: _Reached, params: QuantParams) -> float:
     """Return the divergence of what int8 makes of a distribution from the distribution itself."""
     first, last = INT8_MIN - params.zero_point, INT8_MAX - params.zero_point
     width = params.scale / _BINS_PER_STEP
     edges = (first - 0.5) * params.scale + width * np.arange((last - first + 1) * _BINS_PER_STEP + 1, dtype=np.float64)
-    inside, below, above = _counts_between(distribution, edges)
+    up_to = np.interp(edges, reached.ends, reached.counts)
+    inside = np.diff(up_to)
     steps = inside.reshape(-1, _BINS_PER_STEP)
     filled = steps > 0
     even = np.where(filled, steps.sum(1, keepdims=True) / np.maximum(filled.sum(1, keepdims=True), 1), 0).reshape(-1)
-    inside[0] += below
-    inside[-1] += above
+    inside[0] += up_to[0]
+    inside[-1] += reached.counts[-1] - up_to[-1]
     if not even.sum():
         return np.inf
-    actual, given = inside / inside.sum(), np.maximum(even / even.sum(), _EMPTY)
-    seen = actual > 0
-    return float(np.sum(actual[seen] * np.log(actual[seen] / given[seen])))
+    seen = inside > 0
+    actual, given = inside[seen] / inside.sum(), np.maximum(even[seen] / even.sum(), _EMPTY)
+    return float(np.sum(actual * np.log(actual / given)))
 
 
-def _counts_between(distribution: Distribution, edges: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
-    """Return how many values lie between neighbouring edges, below the first and above the last; zeros do not count."""
-    counts = np.where((distribution.lower <= 0) & (distribution.upper >= 0), 0, distribution.counts)
-    ends = np.stack([distribution.lower, distribution.upper], 1).reshape(-1)
-    reached = np.stack([np.cumsum(counts) - counts, np.cumsum(counts)], 1).reshape(-1)
-    up_to = np.interp(edges, ends, reached)
-    return np.diff(up_to), float(up_to[0]), float(reached[-1] - up_to[-1])
+@dataclass(frozen=True)
+class _Reached:
+    """How many values lie up to the end of each bin, zeros left out: ``ends`` and ``counts`` are float64 ``(2 B,)``."""
+
+    ends: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, distribution: Distribution) -> _Reached:
+        counts = np.where((distribution.lower <= 0) & (distribution.upper >= 0), 0, distribution.counts)
+        ends = np.stack([distribution.lower, distribution.upper], 1).reshape(-1)
+        sums = np.stack([np.cumsum(counts) - counts, np.cumsum(counts)], 1).reshape(-1)
+        return cls(ends, sums.astype(np.float64))
