@@ -72,7 +72,7 @@ def _on_range(tensor: TensorDifference) -> str:
 
 def _on_mask(tensor: TensorDifference) -> str:
     if tensor.tail.maximum > _MASK and tensor.operator in ("Add", "Where", "Sub"):
-        return "a constant stands for minus infinity here: correct.clamp_masks = true makes it smaller"
+        return "a constant stands for minus infinity here: correct.clamp_masks = 'on' makes it smaller"
     return ""
 
 
@@ -80,7 +80,7 @@ def _on_bias(tensor: TensorDifference) -> str:
     if tensor.rms_error > 0 and abs(tensor.mean_error) > _BIASED * tensor.rms_error:
         return (
             f"the error is one-sided, {tensor.mean_error:.3g} on average of {tensor.rms_error:.3g}: "
-            "correct.correct_bias = true takes it out"
+            "correct.correct_bias = 'on' takes it out"
         )
     return ""
 
