@@ -55,12 +55,14 @@ class InputSettings:
 class ModelSettings:
     """Where the network comes from: ``factory`` (with ``weights``), or ``path`` to a ``.pt2`` or ``.onnx`` file.
 
-    ``factory`` is ``"package.module:function"`` or ``"file.py:function"``. ``weights`` is a path or
-    ``"package:path/in/package"``; safetensors, or a state dict that ``torch.load(weights_only=True)`` accepts.
+    ``factory`` is ``"package.module:function"`` or ``"file.py:function"``, called with ``arguments`` as keywords.
+    ``weights`` is a path or ``"package:path/in/package"``; safetensors, or a state dict that
+    ``torch.load(weights_only=True)`` accepts.
     """
 
     inputs: Mapping[str, InputSettings] = field(default_factory=dict)
     factory: str | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
     weights: str | None = None
     path: Path | None = None
     outputs: tuple[str, ...] = ()
@@ -73,6 +75,8 @@ class ModelSettings:
             )
         if self.path is not None and self.weights is not None:
             raise RecipeError("'weights' go with 'factory'; a model file brings its own")
+        if self.path is not None and self.arguments:
+            raise RecipeError("'arguments' go with 'factory'; the graph of a model file is fixed")
         if not self.inputs:
             raise RecipeError("the model has no inputs", hint="add [model.inputs.NAME] with shape = [1, ...]")
         if len({settings.dynamic_batch for settings in self.inputs.values()}) > 1:

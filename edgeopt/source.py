@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,7 @@ from edgeopt.settings import ModelSettings
 _NEIGHBOUR = "_edgeopt_neighbour"
 
 
-def load_factory(reference: str, folder: Path) -> Callable[[], nn.Module]:
+def load_factory(reference: str, folder: Path) -> Callable[..., nn.Module]:
     """Import ``"package.module:function"`` or ``"file.py:function"``.
 
     Raises:
@@ -48,19 +49,25 @@ def load_factory(reference: str, folder: Path) -> Callable[[], nn.Module]:
         raise ModelError(
             f"{module_name} has no function {function_name!r}", hint=did_you_mean(function_name, functions)
         )
-    return cast(Callable[[], nn.Module], factory)
+    return cast(Callable[..., nn.Module], factory)
 
 
 def call_factory(settings: ModelSettings, folder: Path) -> nn.Module:
     """Call the recipe's factory and return the network as it builds it, before any weights are loaded.
 
     Raises:
-        ModelError: if the factory is not there or returns something else.
+        ModelError: if the factory is not there, does not take the recipe's arguments, refuses one of their values by a
+            ``ValueError``, or returns something else.
     """
     factory = load_factory(str(settings.factory), folder)
+    _check_arguments(factory, settings)
     module_name, _ = split_factory(str(settings.factory))
     with _importable(locate(module_name, folder).parent) if module_name.endswith(".py") else nullcontext():
-        model = factory()
+        try:
+            model = factory(**settings.arguments)
+        except ValueError as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in settings.arguments.items())
+            raise ModelError(f"the factory {settings.factory!r} refuses ({given}): {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"the factory {settings.factory!r} must return a torch.nn.Module, got {type(model).__name__}")
     return model
@@ -112,6 +119,23 @@ def example_inputs(settings: ModelSettings, batch_size: int = 1) -> tuple[torch.
         torch.zeros(batch_size, *given.shape[1:], dtype=getattr(torch, given.dtype))
         for given in settings.inputs.values()
     )
+
+
+def _check_arguments(factory: Callable[..., nn.Module], settings: ModelSettings) -> None:
+    """Refuse arguments that a factory does not take, and a factory that needs more than it is given."""
+    parameters = inspect.signature(factory).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    known = {item.name: item for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
+    for name in () if takes_any else settings.arguments:
+        if name not in known:
+            hint = did_you_mean(name, list(known)) or "it takes no arguments at all"
+            raise ModelError(f"[model.arguments] the factory {settings.factory!r} takes no {name!r}", hint=hint)
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in settings.arguments:
+            raise ModelError(
+                f"the factory {settings.factory!r} needs the argument {name!r}",
+                hint=f"give it in the recipe: [model.arguments] {name} = ...",
+            )
 
 
 def _import_file(path: Path) -> ModuleType:

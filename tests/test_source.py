@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.rebuild import rebuild
-from edgeopt.errors import ModelError
+from edgeopt.errors import ModelError, RecipeError
 from edgeopt.settings import InputSettings, ModelSettings
 from edgeopt.source import call_factory, check_finite, load_factory, load_weights
 
@@ -60,6 +60,42 @@ def test_load_factory_asks_did_you_mean_when_the_function_is_misspelt(project: P
 def test_load_factory_says_what_is_missing_when_it_is_not_there(project: Path, reference: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_factory(reference, project)
+
+
+FAMILY = """
+import torch
+def build(width, *, depth=1):
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    return torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(depth)))
+"""
+
+
+def test_call_factory_hands_on_the_arguments_when_the_recipe_gives_some(project: Path) -> None:
+    (project / "net.py").write_text(FAMILY)
+    network = call_factory(ModelSettings(INPUTS, factory="net.py:build", arguments={"width": 3, "depth": 2}), project)
+    assert [layer.in_features for layer in network] == [3, 3]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 3, "dept": 2}, r"(?s)\[model\.arguments\].*takes no 'dept'.*did you mean 'depth'"),
+        ({"depth": 2}, r"(?s)needs the argument 'width'.*\[model\.arguments\] width ="),
+        ({"width": 3, "depth": 0}, r"refuses \(width=3, depth=0\): depth must be at least 1, got 0"),
+    ],
+)
+def test_call_factory_says_which_argument_when_it_does_not_take_it(
+    project: Path, arguments: dict[str, object], message: str
+) -> None:
+    (project / "net.py").write_text(FAMILY)
+    with pytest.raises(ModelError, match=message):
+        call_factory(ModelSettings(INPUTS, factory="net.py:build", arguments=arguments), project)
+
+
+def test_model_settings_refuse_arguments_when_the_model_is_a_file() -> None:
+    with pytest.raises(RecipeError, match="'arguments' go with 'factory'"):
+        ModelSettings(INPUTS, path=Path("model.onnx"), arguments={"width": 3})
 
 
 def test_call_factory_refuses_when_it_returns_no_network(project: Path) -> None:
