@@ -1,8 +1,8 @@
 """Opens the folders of ``calibration/`` (or a user's own) and checks every sample that comes out of them.
 
 A folder has ``preprocess.py`` with ``open_dataset`` (see :mod:`edgeopt.samples`), and ``calibration.toml``: what the
-samples are, from where, under which licence, how they were preprocessed, in which ``files`` of packages they lie, and
-which of the recipe's options are paths.
+samples are, from where, under which licence, how they were preprocessed, in which ``files`` of packages they lie, which
+of the recipe's options are paths, and what an option is that the recipe leaves out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TypeGuard
 import numpy as np
 
 from edgeopt.artifacts import digest_of, sha256_file
-from edgeopt.errors import DataError, did_you_mean
+from edgeopt.errors import DataError, MissingDependencyError, did_you_mean
 from edgeopt.provenance import fingerprint, folder_files, locate
 from edgeopt.samples import Dataset, Sample, Split
 from edgeopt.settings import CalibrationSettings, InputSettings
@@ -40,6 +40,8 @@ class _Facts:
     package: str = ""
     files: tuple[str, ...] = ()
     path_options: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    install: str = ""
     random: bool = False
     preprocessing: Mapping[str, object] = field(default_factory=dict)
 
@@ -126,6 +128,7 @@ def find_dataset(settings: CalibrationSettings, folder: Path) -> DatasetFolder:
 
     Raises:
         DataError: if there is none, its ``calibration.toml`` has unknown keys, or an option is a path to nothing.
+        MissingDependencyError: if the recipe leaves that path out, and the data is not where it is installed.
     """
     path = (folder / settings.dataset).resolve()
     if not (path / "calibration.toml").is_file():
@@ -140,8 +143,8 @@ def find_dataset(settings: CalibrationSettings, folder: Path) -> DatasetFolder:
         path = known[settings.dataset]
     called = f"{path.name}/calibration.toml"
     facts = read_toml(path / "calibration.toml", source=called, error=DataError)
-    Decoder(called, path, DataError).settings(_Facts, facts)
-    return DatasetFolder(path, MappingProxyType(facts), _resolved(settings.options, facts, folder))
+    given = Decoder(called, path, DataError).settings(_Facts, facts)
+    return DatasetFolder(path, MappingProxyType(facts), _resolved(settings.options, given, folder))
 
 
 def checked_samples(
@@ -186,17 +189,17 @@ def _check_sample(sample: Sample, inputs: Mapping[str, InputSettings]) -> None:
             raise DataError(f"sample {sample.name!r}: input {name!r} has NaN or infinite values")
 
 
-def _resolved(options: Mapping[str, object], facts: Mapping[str, object], folder: Path) -> Mapping[str, object]:
-    """Make the options that are paths absolute; they start at the recipe's folder, or at an installed package."""
-    paths = _names(facts, "path_options")
-    resolved = dict(options)
-    for key in paths:
+def _resolved(options: Mapping[str, object], facts: _Facts, folder: Path) -> Mapping[str, object]:
+    """Add defaults, and make the options that are paths absolute; they start at the recipe or an installed package."""
+    resolved = {**facts.defaults, **options}
+    for key in facts.path_options:
         if key in resolved:
             given = str(resolved[key])
             path = locate(given, folder) if _PACKAGE_FILE.match(given) else (folder / given).resolve()
             resolved[key] = str(path)
             if not path.exists():
-                raise DataError(f"calibration.options.{key}: there is no {path}")
+                error = DataError if key in options else MissingDependencyError
+                raise error(f"calibration.options.{key}: there is no {path}", hint=facts.install or None)
     return MappingProxyType(resolved)
 
 

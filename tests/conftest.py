@@ -73,6 +73,12 @@ def unpacked(device_cache: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def fashion_mnist(unpacked: Callable[[str], Path]) -> Path:
+    """The folder of Fashion-MNIST's four files, as Debian's package has them."""
+    return unpacked("dataset-fashion-mnist") / "usr/share/datasets/fashion-mnist"
+
+
+@pytest.fixture(scope="session")
 def boards(emulation: Emulation) -> BoardImage:
     """What emulated boards are started from, set up as `edgeopt device setup board` does it."""
     return set_up_boards()

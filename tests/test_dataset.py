@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeopt.dataset import checked_samples, find_dataset, sample_digest
-from edgeopt.errors import DataError
+from edgeopt.errors import DataError, MissingDependencyError
 from edgeopt.samples import Sample
 from edgeopt.settings import CalibrationSettings, InputSettings
 
@@ -145,6 +145,15 @@ def test_find_dataset_refuses_when_a_path_option_leads_nowhere(tmp_path: Path) -
     dataset_folder(tmp_path / "mine", PATHS)
     with pytest.raises(DataError, match=r"calibration\.options\.photos: there is no .*/pictures"):
         find_dataset(settings(options={"photos": "pictures"}), tmp_path)
+
+
+def test_find_dataset_takes_the_default_when_the_recipe_leaves_an_option_out(tmp_path: Path) -> None:
+    folder = dataset_folder(tmp_path / "mine", f'{PATHS}install = "fetch it"\n[defaults]\nphotos = "{tmp_path}/all"\n')
+    with pytest.raises(MissingDependencyError, match=r"there is no .*/all\n  hint: fetch it"):
+        find_dataset(settings(), tmp_path)
+    (tmp_path / "all").mkdir()
+    assert find_dataset(settings(), tmp_path).options == {"photos": str(tmp_path / "all")}
+    assert find_dataset(settings(options={"photos": str(folder)}), tmp_path).options == {"photos": str(folder)}
 
 
 def key_of(folder: Path, options: Mapping[str, object]) -> tuple[str, ...]:

@@ -11,42 +11,21 @@ import gzip
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import DataError, MissingDependencyError, RecipeError
-from edgeopt.samples import Dataset, Sample, Split
+from edgeopt.grey_images import GreyImages, only_grey_image, place_in_class, rows_by_turns
+from edgeopt.samples import Split
 from edgeopt.settings import InputSettings
 
-_SHAPE = (1, 1, 28, 28)
 _HELD_OUT_EVERY = 5
 _CALIBRATION_EVERY = 4
 
 
-@dataclass(frozen=True)
-class Digits:
-    """Rows of the file: ``pixels`` uint8 ``(N, 784)``, ``labels`` and the ``rows`` they come from, each ``(N,)``."""
-
-    input_name: str
-    input_shape: tuple[int, ...]
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Return the number of digits."""
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return one digit in [0, 1] as float32 of ``input_shape``."""
-        image = self.pixels[index].astype(np.float32).reshape(self.input_shape) / np.float32(255)
-        return Sample(f"mnist5k/{self.rows[index]:04d}", {self.input_name: image}, int(self.labels[index]))
-
-
-def open_dataset(split: Split, inputs: Mapping[str, InputSettings], options: Mapping[str, object]) -> Dataset:
+def open_dataset(split: Split, inputs: Mapping[str, InputSettings], options: Mapping[str, object]) -> GreyImages:
     """Return a split of the digits for a network with one image input, ``(1, 1, 28, 28)`` or ``(1, 28, 28, 1)``.
 
     Args:
@@ -61,10 +40,10 @@ def open_dataset(split: Split, inputs: Mapping[str, InputSettings], options: Map
     """
     if options:
         raise RecipeError(f"mnist5k: unknown option {next(iter(options))!r}", hint="the digits have no options")
-    name, shape = _only_input(inputs)
+    name, shape = only_grey_image("mnist5k", inputs)
     pixels, labels = _read_file()
     rows = split_rows(pixels, labels)[split]
-    return Digits(name, shape, pixels[rows], labels[rows], rows)
+    return GreyImages("mnist5k", name, shape, pixels[rows], labels[rows], rows)
 
 
 def split_rows(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[Split, NDArray[np.int64]]:
@@ -74,11 +53,10 @@ def split_rows(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[Spl
         pixels: uint8 ``(N, 784)``.
         labels: ``(N,)``.
     """
-    place = _place_in_class(labels)
-    by_turns = np.lexsort((labels, place))  # first of each class, second of each class, ...
-    held_out = place[by_turns] % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+    by_turns = rows_by_turns(labels)
+    held_out = place_in_class(labels)[by_turns] % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
     train = by_turns[~held_out]
-    place_in_training = _place_in_class(labels[train])
+    place_in_training = place_in_class(labels[train])
     seen = {_content(pixels[row]) for row in train}
     unseen = [row for row in by_turns[held_out] if _content(pixels[row]) not in seen]
     return {
@@ -88,31 +66,9 @@ def split_rows(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[Spl
     }
 
 
-def _place_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each row how many rows of its class come before it."""
-    place = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        place[of_class] = np.arange(len(of_class))
-    return place
-
-
 def _content(pixels: NDArray[np.uint8]) -> bytes:
     """Return a digest of one image's pixels."""
     return hashlib.sha256(pixels.tobytes()).digest()
-
-
-def _only_input(inputs: Mapping[str, InputSettings]) -> tuple[str, tuple[int, ...]]:
-    """Return the name and shape of the one input, refusing what a digit cannot be fed to."""
-    fits = len(inputs) == 1 and next(iter(inputs.values())).shape in (_SHAPE, (1, 28, 28, 1))
-    if not fits:
-        found = ", ".join(f"{name} {list(settings.shape)}" for name, settings in inputs.items())
-        raise DataError(
-            f"mnist5k: the network's inputs are {found or 'none'}, expected one of shape {list(_SHAPE)}",
-            hint="write [model.inputs.image] with shape = [1, 1, 28, 28]",
-        )
-    name, settings = next(iter(inputs.items()))
-    return name, settings.shape
 
 
 def _read_file() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
