@@ -1,6 +1,6 @@
 """The main job, read from top to bottom: from a recipe to one verified bundle per target.
 
-    model -train-> -prune-> -distill-> -export-> FloatModel -calibrate-> Ranges -quantize-> QdqModel
+    model -train-> -compress-> -export-> FloatModel -calibrate-> Ranges -quantize-> QdqModel
     QdqModel -lower-> LoweredModel -verify-> ParityReport -bundle-> a folder that a build system can consume
 
 The first line is :mod:`edgeopt.shared_stages`, the second :mod:`edgeopt.target_stages`. Every stage is cached under the
@@ -75,16 +75,18 @@ def build(
     overrides: Mapping[str, object] | None = None,
     verify: bool = True,
     force: bool = False,
+    cache: Path | None = None,
 ) -> BuildResult:
     """Build a recipe into one verified bundle per target, under ``out/RECIPE/TARGET``.
 
     Args:
         recipe: a loaded recipe, the path of one, or the name of a built-in one.
         targets: names of targets.
-        out: where bundles and the cache (``.cache``) go; left out, ``./build``.
-        overrides: recipe values by dotted key, ``{"prune.pruning_ratio": 0.3}``.
+        out: where bundles go; left out, ``./build``.
+        overrides: recipe values by dotted key, ``{"compress.prune.pruning_ratio": 0.3}``.
         verify: run every bundle and judge it.
         force: make every stage anew.
+        cache: where the results of stages go, for builds that share them; left out, ``out/.cache``.
 
     Raises:
         ParityError: a verdict is no. All bundles were written; one that failed lies beside its place as
@@ -101,7 +103,7 @@ def build(
         loaded = recipe if isinstance(recipe, LoadedRecipe) else load_recipe(recipe, overrides)
         specs = [find_target(name) for name in dict.fromkeys(targets)]
         place = (out or DEFAULT_OUT).absolute()
-        runner = StageRunner(Cache(place / ".cache", force))
+        runner = StageRunner(Cache((cache or place / ".cache").absolute(), force))
         shared = SharedStages(loaded, runner)
     bundles = tuple(TargetStages(loaded, shared, spec, place, verify=verify).bundle() for spec in specs)
     result = BuildResult(

@@ -38,7 +38,7 @@ class StageRunner:
     """Runs the stages of one build against one cache."""
 
     def __init__(self, cache: Cache) -> None:
-        self._cache = cache
+        self.cache = cache
         self.records: list[StageRecord] = []
 
     @contextmanager
@@ -76,7 +76,7 @@ class StageRunner:
 
         start = time.monotonic()
         with stage(name):
-            entry = self._cache.entry(name, full_key, make_with_summary, resumable=resumable)
+            entry = self.cache.entry(name, full_key, make_with_summary, resumable=resumable)
         summary = (entry.folder / "summary.txt").read_text(encoding="utf-8")
         self.records.append(StageRecord(name, entry.hit, time.monotonic() - start, summary))
         return entry

@@ -269,7 +269,7 @@ class TargetStages:
         destination = rejected if refused else accepted
         facts, recipe = self.shared.sample_facts, self._loaded.resolved()
         corrections = self.shared.gains(candidate.source_entry)
-        lock = self._out / ".cache" / f".bundle-{self.recipe.name}-{self.spec.name}.lock"
+        lock = self.runner.cache.root / f".bundle-{self.recipe.name}-{self.spec.name}.lock"
         with stage(f"bundle-{self.spec.name}"), locked(lock):
             start = time.monotonic()
             write_bundle(

@@ -1,0 +1,1 @@
+"""Many builds of one recipe: a trial is one of them, a sweep runs many side by side."""
