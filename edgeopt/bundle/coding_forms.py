@@ -1,0 +1,214 @@
+"""The forms in which the bytes of one tensor are stored.
+
+========  ======================================================================================================
+form      what is stored
+========  ======================================================================================================
+raw       the bytes themselves
+lzma      a byte for the parameters ``(5 pb + lp) 9 + lc``, and a raw LZMA stream
+huffman   a codebook, the lengths of a Huffman code, and each value's code
+sparse    a codebook, the rank of the common value, and of each other value how many common ones lie before it and
+          which it is, both as Huffman codes; a gap that is too long for the code is bridged by a common value (Han et
+          al., "Deep Compression", ICLR 2016, section 2)
+range     a codebook, and of each value, by an adaptive coder, whether it is the common one and which it is
+          (:mod:`edgeopt.bundle.range_coding`)
+========  ======================================================================================================
+
+A codebook is a tensor's different values in order, as signed integers of its item size; floats are taken for the
+integers of the same bits. Lengths of Huffman codes are half a byte each, the first in the upper half. Every other
+number is a varint (:func:`edgeopt.bundle.byte_stream.varint`).
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.bundle import huffman, range_coding
+from edgeopt.bundle.byte_stream import ByteStream, varint
+from edgeopt.errors import BundleError
+
+FORMS = ("raw", "lzma", "huffman", "sparse", "range")  # the file has a form's place in this row
+ITEM_BYTES = (1, 2, 4, 8)
+_MOST_VALUES = 4096  # a longer codebook does not pay
+_MOST_BYTES = 2**31 - 1
+# The range coder is plain Python here, some seconds for each million weights, and pays only where one value is common.
+_MOST_RANGE_ITEMS = 1 << 24
+_LEAST_COMMON_SHARE = 0.25
+_GAP_LIMITS = (8, 16, 32, 64, 128, 256)
+# lc, lp and pb: for bytes, for a flatbuffer's words, for words whose bytes are unlike. Long content gets the first.
+_LZMA_PARAMETERS = ((3, 0, 0), (2, 0, 2), (0, 1, 1), (0, 2, 2))
+_MOST_TRIED_BYTES = 1 << 16
+_DICTIONARY_BYTES = 1 << 26
+
+Symbols = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A tensor's different ``values``, ``(K,)``, the rank of each item among them, ``(N,)``, and the most frequent."""
+
+    values: Symbols
+    ranks: Symbols
+    common: int
+
+
+def find_codebook(content: bytes, item_bytes: int) -> Codebook:
+    """Return the codebook of a tensor of at least one item."""
+    items = np.frombuffer(content, f"<i{item_bytes}")
+    values, ranks, counts = np.unique(items, return_inverse=True, return_counts=True)
+    return Codebook(values, ranks, int(counts.argmax()))
+
+
+def encodings(content: bytes, item_bytes: int, width: int) -> Mapping[str, bytes]:
+    """Return a tensor in each form that may be the smallest.
+
+    Args:
+        content: the tensor's bytes, at least one item.
+        item_bytes: the size of an item, one of :data:`ITEM_BYTES`.
+        width: how many items lie in a row.
+    """
+    found = {"raw": content, "lzma": _lzma(content)}
+    codebook = find_codebook(content, item_bytes)
+    if len(codebook.values) > _MOST_VALUES:
+        return found
+    listed = varint(item_bytes) + varint(len(codebook.values)) + codebook.values.tobytes()
+    found["huffman"] = listed + _huffman(codebook.ranks, len(codebook.values))
+    found["sparse"] = listed + min((_sparse(codebook, limit) for limit in _GAP_LIMITS), key=len)
+    common_share = np.count_nonzero(codebook.ranks == codebook.common) / len(codebook.ranks)
+    if common_share >= _LEAST_COMMON_SHARE and len(codebook.ranks) <= _MOST_RANGE_ITEMS:
+        found["range"] = listed + _range(codebook, width)
+    return found
+
+
+def decode(form: str, stored: bytes, size_bytes: int) -> bytes:
+    """Return the ``size_bytes`` bytes of a tensor that was stored in a form.
+
+    Raises:
+        BundleError: what is stored is damaged.
+    """
+    if form == "raw":
+        content = stored
+    elif form == "lzma":
+        content = _from_lzma(stored, size_bytes)
+    else:
+        content = _from_codebook(form, ByteStream(stored), size_bytes)
+    if len(content) != size_bytes:
+        raise BundleError(f"a tensor in the form {form} has {len(content):,} bytes, expected {size_bytes:,}")
+    return content
+
+
+def lzma_form(content: bytes) -> tuple[str, bytes]:
+    """Return what is no tensor as the smaller of raw and lzma, and which of them it is."""
+    stored = _lzma(content)
+    return ("lzma", stored) if len(stored) < len(content) else ("raw", content)
+
+
+# ---------------------------------------------------------------- lzma
+
+
+def _lzma(content: bytes) -> bytes:
+    tried = _LZMA_PARAMETERS if len(content) <= _MOST_TRIED_BYTES else _LZMA_PARAMETERS[:1]
+    return min((_lzma_with(content, *parameters) for parameters in tried), key=len)
+
+
+def _lzma_with(content: bytes, lc: int, lp: int, pb: int) -> bytes:
+    stream = lzma.compress(content, format=lzma.FORMAT_RAW, filters=_filters(lc, lp, pb))
+    return bytes([(pb * 5 + lp) * 9 + lc]) + stream
+
+
+def _from_lzma(stored: bytes, size_bytes: int) -> bytes:
+    rest, lc = divmod(stored[0], 9) if stored else (0, 0)
+    pb, lp = divmod(rest, 5)
+    try:
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(lc, lp, pb))
+        return decoder.decompress(stored[1:], max_length=size_bytes)
+    except (lzma.LZMAError, ValueError) as error:
+        raise BundleError(f"an LZMA stream is damaged: {error}") from error
+
+
+def _filters(lc: int, lp: int, pb: int) -> list[dict[str, int]]:
+    parameters = {"lc": lc, "lp": lp, "pb": pb, "dict_size": _DICTIONARY_BYTES}
+    return [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, **parameters}]
+
+
+# ---------------------------------------------------------------- forms with a codebook
+
+
+def _huffman(symbols: Symbols, num_values: int) -> bytes:
+    """Return the lengths of a code for ``num_values`` values, and each symbol's code."""
+    lengths = huffman.code_lengths(np.bincount(symbols, minlength=num_values).tolist())
+    halves = [*lengths, 0][: num_values + num_values % 2]
+    packed = bytes(upper << 4 | lower for upper, lower in zip(halves[::2], halves[1::2], strict=True))
+    return packed + huffman.encode(symbols, lengths)
+
+
+def _from_huffman(stream: ByteStream, num_values: int, count: int, num_bytes: int | None = None) -> Symbols:
+    packed = stream.take((num_values + 1) // 2)
+    lengths = [half for byte in packed for half in (byte >> 4, byte & 15)][:num_values]
+    return huffman.decode(stream.rest() if num_bytes is None else stream.take(num_bytes), lengths, count)
+
+
+def _sparse(codebook: Codebook, limit: int) -> bytes:
+    """Return gaps shorter than ``limit`` and values; a longer gap is several of ``limit - 1`` and a common value."""
+    others = np.flatnonzero(codebook.ranks != codebook.common)
+    gaps = np.diff(others, prepend=-1) - 1
+    ends = np.cumsum(gaps // limit + 1) - 1
+    num_entries = int(ends[-1]) + 1 if len(ends) else 0
+    written_gaps, values = np.full(num_entries, limit - 1), np.full(num_entries, codebook.common)
+    written_gaps[ends], values[ends] = gaps % limit, codebook.ranks[others]
+    coded_gaps = _huffman(written_gaps, limit)
+    header = varint(codebook.common) + varint(num_entries) + varint(limit) + varint(len(coded_gaps) - (limit + 1) // 2)
+    return header + coded_gaps + _huffman(values, len(codebook.values))
+
+
+def _from_sparse(stream: ByteStream, num_values: int, count: int) -> Symbols:
+    common = stream.varint(0, num_values - 1)
+    num_entries = stream.varint(0, count)
+    limit = stream.varint(1, _GAP_LIMITS[-1])
+    gaps = _from_huffman(stream, limit, num_entries, stream.varint(0, _MOST_BYTES))
+    values = _from_huffman(stream, num_values, num_entries)
+    places = np.cumsum(gaps.astype(np.int64) + 1) - 1
+    if num_entries and places[-1] >= count:
+        raise BundleError("the gaps of a sparse tensor lead past its end")
+    ranks = np.full(count, common, np.uint16)
+    ranks[places] = values
+    return ranks
+
+
+def _range(codebook: Codebook, width: int) -> bytes:
+    density, coded = range_coding.encode(codebook.ranks, codebook.common, len(codebook.values), width)
+    return varint(codebook.common) + varint(width) + varint(density) + coded
+
+
+def _from_range(stream: ByteStream, num_values: int, count: int) -> Symbols:
+    if count > _MOST_RANGE_ITEMS:
+        raise BundleError(f"a range-coded tensor has {count:,} items, expected at most {_MOST_RANGE_ITEMS:,}")
+    common = stream.varint(0, num_values - 1)
+    width = stream.varint(1, count)
+    density = stream.varint(1, range_coding.FULL)
+    ranks = range_coding.decode(stream.rest(), count, common, num_values, width, density)
+    if int(ranks.max()) >= num_values:
+        raise BundleError("a range-coded tensor has a value that its codebook does not list")
+    return ranks
+
+
+_READERS = {
+    "huffman": _from_huffman,
+    "sparse": _from_sparse,
+    "range": _from_range,
+}
+
+
+def _from_codebook(form: str, stream: ByteStream, size_bytes: int) -> bytes:
+    item_bytes = stream.varint(1, ITEM_BYTES[-1])
+    if item_bytes not in ITEM_BYTES or size_bytes % item_bytes or not size_bytes:
+        raise BundleError(f"a tensor of {size_bytes:,} bytes has items of {item_bytes}")
+    num_values = stream.varint(1, _MOST_VALUES)
+    values = np.frombuffer(stream.take(num_values * item_bytes), f"<i{item_bytes}")
+    ranks = _READERS[form](stream, num_values, size_bytes // item_bytes)
+    return bytes(values[ranks].tobytes())
