@@ -45,6 +45,7 @@ _OPTIONAL = {
     "pillow": "calibration set photos",
     "scikit-image": "calibration set photos",
     "scikit-learn": "calibration set photos",
+    "seglearn": "calibration set gestures",
 }
 _TFLITE_RUNTIMES = ("ai-edge-litert", "tflite-runtime", "tensorflow")
 _EXTRAS = {"tflite-micro": "mcu"}  # where an extra is not called as its package
