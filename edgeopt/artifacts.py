@@ -1,6 +1,6 @@
 """What the stages hand on: frozen records that own files on disk.
 
-    TorchModel -prune-> -distill-> -export-> FloatModel -calibrate-> Ranges -quantize-> QdqModel -lower-> LoweredModel
+    TorchModel -compress-> -export-> FloatModel -calibrate-> Ranges -quantize-> QdqModel -lower-> LoweredModel
 
 A stage never changes the artifact it was given. Paths are absolute while a build runs and never reach a bundle.
 """
@@ -30,13 +30,13 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A network as PyTorch builds it: the recipe's factory, then ``pruning``, then ``weights``.
+    """A network as PyTorch builds it: the recipe's factory, then ``structure``, then ``weights``.
 
-    The structure is never pickled: ``pruning`` (JSON) lists the channels that were removed from what the factory
-    returns, and ``weights`` (safetensors) holds the state dict of the result. ``None`` means what the factory gives.
+    The structure is never pickled: ``structure`` (JSON) lists what was done to the layers that the factory returns, and
+    ``weights`` (safetensors) holds the state dict of the result. ``None`` means what the factory gives.
     """
 
-    pruning: Path | None = None
+    structure: Path | None = None
     weights: Path | None = None
 
 

@@ -24,6 +24,6 @@ def keep_budget(needed: Memory, given: TargetOverrides, target: str) -> None:
     if over:
         raise BudgetError(
             f"{target} needs {' and '.join(over)}",
-            hint="prune more ([prune] pruning_ratio), or take smaller inputs, which decide about RAM; the budget is "
-            f"[targets.{target}] in the recipe",
+            hint="prune more (pruning_ratio in [[compress]]), or take smaller inputs, which decide about RAM; "
+            f"the budget is [targets.{target}] in the recipe",
         )

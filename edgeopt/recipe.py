@@ -1,7 +1,8 @@
 """Recipes: one TOML file says what is built, from which model and samples, within which limits.
 
 The schema is :mod:`edgeopt.settings`. A recipe is found by the name of a built-in one or by its path; single values are
-overridden by dotted keys, ``prune.pruning_ratio``, which are TOML keys too: ``prune.pruning_ratios."features.0"``.
+overridden by dotted keys, ``train.epochs``, which are TOML keys too: ``compress.prune.pruning_ratios."features.0"``,
+where ``prune`` is the name of a step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from edgeopt.errors import RecipeError, UsageError, did_you_mean
 from edgeopt.settings import MEMORY_BUDGETS, ParityLimits, QuantizeSettings, Recipe, TargetOverrides
+from edgeopt.steps import named_steps
 from edgeopt.target import discover_targets
 from edgeopt.typed_toml import Decoder, describe, read_toml
 
@@ -52,6 +54,8 @@ class LoadedRecipe:
         for section, key in (("model", "factory"), ("model", "weights"), ("calibration", "dataset")):
             resolved[section][key] = self._without_root(resolved[section][key])
         resolved["calibration"]["options"] = self._without_root(resolved["calibration"]["options"])
+        # JSON's objects have no order that is kept, and the steps have one.
+        resolved["compress"] = [{"name": name, **step} for name, step in resolved["compress"].items()]
         return resolved
 
     def _plain(self, value: Any) -> Any:
@@ -83,10 +87,13 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, object] | None
         RecipeError: an unknown recipe, key or section; a value of the wrong type or one that makes no sense.
     """
     path = find_recipe(name_or_path)
-    table = {"name": path.stem, **read_toml(path, source=_called(name_or_path, path))}
+    called = _called(name_or_path, path)
+    table = {"name": path.stem, **read_toml(path, source=called)}
+    table["compress"] = _steps(table.get("compress", []), called)
     overridden = [_override(table, key, value) for key, value in (overrides or {}).items()]
     folder = path.absolute().parent
-    decoder = Decoder(_called(name_or_path, path), folder, overridden=overridden)
+    table["compress"] = _overridden_steps(table["compress"], called)
+    decoder = Decoder(called, folder, overridden=overridden)
     recipe = decoder.settings(Recipe, table)
     _check_name(recipe, decoder)
     known = discover_targets() if recipe.targets else {}
@@ -153,7 +160,7 @@ def parse_override(text: str) -> tuple[str, object]:
     """
     key, equals, written = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"expected key=value, got {text!r}", hint="--set prune.pruning_ratio=0.3")
+        raise UsageError(f"expected key=value, got {text!r}", hint="--set train.epochs=3")
     try:
         parsed = tomllib.loads(f"value = {written}")
     except tomllib.TOMLDecodeError:
@@ -172,6 +179,26 @@ def _settings_for(
         decoder.settings(ParityLimits, parity, ("targets", target, "parity")),
         own,
     )
+
+
+def _steps(tables: object, called: str) -> dict[str, Any]:
+    """Return the tables of ``[[compress]]`` by name, so that overrides and messages can name a step."""
+    if not isinstance(tables, list):
+        raise RecipeError(f"{called}: compress: expected an array of steps, [[compress]], got {describe(tables)}")
+    try:
+        return named_steps(tables)
+    except RecipeError as problem:
+        raise RecipeError(f"{called}: {problem.message}", hint=problem.hint) from problem
+
+
+def _overridden_steps(steps: object, called: str) -> dict[str, Any]:
+    """Return the steps after overrides, which may take one out with None, or add one that is called as its method."""
+    named = steps if isinstance(steps, dict) else _steps(steps, called)
+    return {
+        name: {"method": name, **step} if isinstance(step, dict) else step
+        for name, step in named.items()
+        if step is not None
+    }
 
 
 def _check_name(recipe: Recipe, decoder: Decoder) -> None:
@@ -207,7 +234,7 @@ def _parts(key: str) -> tuple[str, ...]:
     try:
         node: Any = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"override {key!r}: not a dotted key such as 'prune.pruning_ratio'") from error
+        raise RecipeError(f"override {key!r}: not a dotted key such as 'train.epochs'") from error
     parts = []
     while isinstance(node, dict) and len(node) == 1:
         ((part, node),) = node.items()

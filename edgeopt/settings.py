@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgeopt.errors import RecipeError, did_you_mean
+from edgeopt.steps import DistillSettings, Step
+from edgeopt.training import TrainSettings
 
 INPUT_DTYPES = ("float32", "int32", "int64")
 
@@ -110,85 +112,6 @@ class CalibrationSettings:
             raise RecipeError("num_samples, num_held_out and num_golden must be at least 1")
         if not 50 < self.percentile <= 100:
             raise RecipeError(f"'percentile' is a share of the values in (50, 100] %, got {self.percentile:g}")
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train: ``schedule`` sets the learning rate of each epoch from ``learning_rate`` down.
-
-    ``validation_share`` of the training samples are not trained on: they choose the best epoch, whose weights are
-    kept, and stop a training that got no better for ``patience`` epochs. With 0, all samples train and the last
-    epoch is kept. Held-out samples choose nothing.
-    """
-
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "step", "exponential"] = "cosine"
-    step_epochs: int = 10
-    gamma: float = 0.1
-    seed: int = 0
-    threads: int = 2
-    validation_share: float = 0.1
-    patience: int | None = None
-    max_shift: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train."""
-        for name in ("epochs", "batch_size", "learning_rate", "threads", "step_epochs", "gamma"):
-            if not getattr(self, name) > 0:
-                raise RecipeError(f"'{name}' must be above 0, got {getattr(self, name)}")
-        if self.weight_decay < 0 or not 0 <= self.momentum < 1 or self.max_shift < 0:
-            raise RecipeError("weight_decay and max_shift must be at least 0, and momentum in [0, 1)")
-        if self.patience is not None and self.patience < 1:
-            raise RecipeError(f"'patience' must be at least 1 epoch, got {self.patience}")
-        if not 0 <= self.validation_share < 1:
-            raise RecipeError(f"'validation_share' must be in [0, 1), got {self.validation_share}")
-        if self.patience is not None and self.validation_share == 0:
-            raise RecipeError(
-                "'patience' needs validation samples, got validation_share = 0",
-                hint="set validation_share = 0.1, or leave 'patience' out",
-            )
-
-
-@dataclass(frozen=True)
-class DistillSettings(TrainSettings):
-    """How a pruned student learns from its teacher: ``alpha`` weighs the soft loss, ``1 - alpha`` the hard one."""
-
-    temperature: float = 4.0
-    alpha: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train."""
-        super().__post_init__()
-        if self.temperature <= 0 or not 0 <= self.alpha <= 1:
-            raise RecipeError("temperature must be above 0 and alpha in [0, 1]")
-
-
-@dataclass(frozen=True)
-class PruneSettings:
-    """Structured pruning: which share of the channels goes, and how they are ranked.
-
-    ``pruning_ratios`` overrides ``pruning_ratio`` for layers by name. ``round_to`` left out takes the target's fact.
-    """
-
-    pruning_ratio: float = 0.5
-    pruning_ratios: Mapping[str, float] = field(default_factory=dict)
-    importance: Literal["l1", "l2"] = "l2"
-    scope: Literal["local", "global"] = "local"
-    round_to: int | None = None
-    ignored_layers: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse ratios that leave nothing or take nothing."""
-        for ratio in (self.pruning_ratio, *self.pruning_ratios.values()):
-            if not 0 <= ratio < 1:
-                raise RecipeError(f"a pruning ratio must be in [0, 1), got {ratio}")
-        if self.round_to is not None and self.round_to < 1:
-            raise RecipeError(f"'round_to' must be at least 1, got {self.round_to}")
 
 
 @dataclass(frozen=True)
@@ -408,8 +331,7 @@ class Recipe:
     model: ModelSettings
     calibration: CalibrationSettings
     train: TrainSettings | None = None
-    prune: PruneSettings | None = None
-    distill: DistillSettings | None = None
+    compress: Mapping[str, Step] = field(default_factory=dict)
     export: ExportSettings = ExportSettings()
     correct: CorrectSettings = CorrectSettings()
     quantize: QuantizeSettings = QuantizeSettings()
@@ -421,12 +343,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse stages that the model's source cannot serve."""
-        asked = [stage for stage in ("train", "prune", "distill") if getattr(self, stage) is not None]
+        asked = [*(["[train]"] if self.train else []), *(["[[compress]]"] if self.compress else [])]
         if asked and self.model.factory is None:
             suffix = self.model.path.suffix if self.model.path else ""
             raise RecipeError(
-                f"[{asked[0]}] needs a model with layers, got a {suffix} file, whose graph is fixed",
-                hint=f"name a 'factory' that builds the network, or remove [{asked[0]}]",
+                f"{asked[0]} needs a model with layers, got a {suffix} file, whose graph is fixed",
+                hint=f"name a 'factory' that builds the network, or remove {asked[0]}",
             )
-        if self.distill is not None and self.prune is None:
-            raise RecipeError("[distill] needs a student, and only [prune] makes one", hint="add [prune]")
+        first = next(iter(self.compress), None)
+        if first is not None and isinstance(self.compress[first], DistillSettings):
+            raise RecipeError(
+                f"[compress.{first}] needs a student that is not its teacher",
+                hint="let a step before it change the network: prune, factorize, transfer ...",
+            )

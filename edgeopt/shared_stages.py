@@ -18,12 +18,15 @@ from edgeopt.runner import ONNX, TORCH, StageRunner, entry_digest, read_report, 
 from edgeopt.samples import Dataset, Sample, Split
 from edgeopt.settings import QuantizeSettings
 from edgeopt.stage import logger
+from edgeopt.steps import Step
 from edgeopt.target import discover_targets
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
+
+    from edgeopt.compress.step import StepContext
 
 
 class SharedStages:
@@ -55,72 +58,55 @@ class SharedStages:
             return TorchModel(), None
 
         def make(folder: Path) -> str:
-            from edgeopt.compress.train import train_stage
+            from edgeopt.compress.train import train
 
-            _, report = train_stage(
-                self._rebuild, TorchModel(), self._open("train"), self._open("held_out"), settings, folder
-            )
+            report = train(self._context(TorchModel()), settings, folder)
             save_report(folder, asdict(report))
-            return f"{report.held_out_score:.1%} on {report.num_held_out} held-out samples"
+            return report.summary
 
         key = [*self.source_key, *self.dataset.key(), settings_key(settings)]
         entry = self.runner.run("train", "compress/train.py", TORCH, key, make, resumable=True)
         self._compressions["train"] = entry
-        return TorchModel(weights=entry.folder / "weights.safetensors"), entry
+        return _network_in(entry), entry
 
     @cached_property
     def student(self) -> tuple[TorchModel, CacheEntry | None]:
-        """The network that is exported: the teacher, pruned and distilled if the recipe says so."""
-        teacher, teacher_entry = self.teacher
-        settings = self.recipe.prune
-        if settings is None:
-            return teacher, teacher_entry
-        # All targets count, asked for or not: one network serves them all, and it must not depend on the command line.
-        round_to = settings.round_to or max(spec.round_to for spec in discover_targets().values())
+        """The network that is exported: the teacher after every step of the chain."""
+        model, entry = self.teacher
+        for name, step in self.recipe.compress.items():
+            entry = self._step(name, step, model, entry)
+            model = _network_in(entry)
+        return model, entry
 
+    def _step(self, name: str, step: Step, source: TorchModel, source_entry: CacheEntry | None) -> CacheEntry:
         def make(folder: Path) -> str:
-            from edgeopt.compress.prune import prune_stage
-            from edgeopt.source import example_inputs
+            from edgeopt.compress.chain import run_step
 
-            inputs = example_inputs(self.recipe.model)
-            _, report = prune_stage(self._rebuild, teacher, inputs, settings, round_to, folder)
-            save_report(folder, asdict(report))
-            before, after = report.before, report.after
-            return (
-                f"{before.num_parameters:,} -> {after.num_parameters:,} parameters, "
-                f"{before.num_macs:,} -> {after.num_macs:,} MACs"
-            )
+            report, summary = run_step(self._context(source), step, folder)
+            save_report(folder, report)
+            return summary
 
-        key = [*self.source_key, entry_digest(teacher_entry), settings_key(settings), str(round_to)]
-        entry = self.runner.run("prune", "compress/prune.py", TORCH, key, make)
-        self._compressions["prune"] = entry
-        pruned = TorchModel(entry.folder / "pruning.json", entry.folder / "weights.safetensors")
-        return (pruned, entry) if self.recipe.distill is None else self._distilled(pruned, entry, teacher)
+        before = (entry_digest(source_entry), entry_digest(self.teacher[1]))
+        key = [*self.source_key, *before, *self.dataset.key(), settings_key(step), str(self._round_to)]
+        entry = self.runner.run(name, f"compress/{step.method}.py", TORCH, key, make, resumable=True)
+        self._compressions[name] = entry
+        return entry
 
-    def _distilled(
-        self, student: TorchModel, student_entry: CacheEntry, teacher: TorchModel
-    ) -> tuple[TorchModel, CacheEntry]:
-        settings = self.recipe.distill
-        assert settings is not None
+    def _context(self, source: TorchModel) -> StepContext:
+        from edgeopt.compress.step import StepContext
+        from edgeopt.source import example_inputs
 
-        def make(folder: Path) -> str:
-            from edgeopt.compress.distill import distill_stage
+        teacher = source if source == TorchModel() else self.teacher[0]
+        inputs = example_inputs(self.recipe.model)
+        return StepContext(self._rebuild, source, teacher, inputs, self._open, self._round_to)
 
-            train_set, held_out = self._open("train"), self._open("held_out")
-            _, report = distill_stage(self._rebuild, student, teacher, train_set, held_out, settings, folder)
-            save_report(folder, asdict(report))
-            return f"{report.held_out_score:.1%} on {report.num_held_out} held-out samples"
+    @property
+    def _round_to(self) -> int:
+        """What widths are a multiple of.
 
-        key = [
-            *self.source_key,
-            entry_digest(student_entry),
-            entry_digest(self.teacher[1]),
-            *self.dataset.key(),
-            settings_key(settings),
-        ]
-        entry = self.runner.run("distill", "compress/distill.py", TORCH, key, make, resumable=True)
-        self._compressions["distill"] = entry
-        return TorchModel(student.pruning, entry.folder / "weights.safetensors"), entry
+        All targets count, asked for or not: one network serves them all, and it must not depend on the command line.
+        """
+        return max(spec.round_to for spec in discover_targets().values())
 
     # ------------------------------------------------------------ ONNX: export, calibrate, quantize
 
@@ -356,6 +342,11 @@ class SharedStages:
         refined = (quantized.folder / "report.json").is_file()
         entries = [self.corrected_model[1], *([quantized] if refined else [])]
         return [gain for entry in entries for gain in read_report(entry)["gains"]]
+
+
+def _network_in(entry: CacheEntry) -> TorchModel:
+    """Return the network that a stage wrote; torch is not needed to name two files."""
+    return TorchModel(entry.folder / "structure.json", entry.folder / "weights.safetensors")
 
 
 def _tensor_info(content: Mapping[str, object]) -> TensorInfo:

@@ -2,9 +2,9 @@
 
 An unknown key, a missing one and a value of another type are refused with the file, the section and the key in front:
 
-    my.toml: [prune] unknown key 'prunning_ratio'
+    my.toml: [compress.prune] unknown key 'prunning_ratio'
       hint: did you mean 'pruning_ratio'?
-    my.toml: [prune] pruning_ratio: expected a number, got the string "half"
+    my.toml: [compress.prune] pruning_ratio: expected a number, got the string "half"
 
 Nothing is converted silently except an integer where a number is asked for. NaN and infinity are refused: they have
 no place in JSON, and every comparison with NaN is false, so it would pass any limit.
@@ -104,8 +104,10 @@ class Decoder:
         """Return ``value`` as the annotation ``expected`` wants it, or refuse it."""
         origin = get_origin(expected)
         if origin in (Union, types.UnionType):
-            (inner,) = (choice for choice in get_args(expected) if choice is not type(None))
-            return None if value is None else self.value(inner, value, at)
+            choices = [choice for choice in get_args(expected) if choice is not type(None)]
+            if value is None and len(choices) < len(get_args(expected)):
+                return None
+            return self.value(choices[0] if len(choices) == 1 else self._method(choices, value, at), value, at)
         if origin is Literal:
             return self._choice(get_args(expected), value, at)
         if origin is tuple:
@@ -159,6 +161,16 @@ class Decoder:
         return tuple(
             self.value(item, part, (*at, index)) for index, (item, part) in enumerate(zip(items, value, strict=True))
         )
+
+    def _method(self, schemas: list[Any], value: object, at: Keys) -> Any:
+        """Return the one of several dataclasses whose ``method`` the table names."""
+        named = {schema.method: schema for schema in schemas}
+        method = self._table(value, at).get("method")
+        if method not in named:
+            known = ", ".join(map(repr, sorted(named)))
+            hint = did_you_mean(method, list(named)) if isinstance(method, str) else None
+            self.refuse((*at, "method"), f"expected one of {known}, got {describe(method)}", hint=hint)
+        return named[method]
 
     def _choice(self, choices: tuple[Any, ...], value: object, at: Keys) -> object:
         # The type is compared too: True == 1, and Literal[1] does not mean true.

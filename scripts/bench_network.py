@@ -82,10 +82,10 @@ class Network:
         recipe, cache, path = self.loaded.recipe, self.folder / ".cache", self.folder / "network.pt2"
         if recipe.model.path is not None:
             raise NotMeasured("a network that comes as a file has no PyTorch module to convert")
-        pruning = next(cache.glob("prune-*/pruning.json"), None)
-        last = ("distill", "prune", "train")
-        weights = [found for stage in last for found in cache.glob(f"{stage}-*/weights.safetensors")]
-        module = rebuild(recipe.model, self.loaded.folder, TorchModel(pruning, weights[0] if weights else None))
+        steps = (*(["train"] if recipe.train else []), *recipe.compress)
+        made = [path for step in steps for path in cache.glob(f"{step}-{'[0-9a-f]' * 20}")]
+        last = TorchModel(made[-1] / "structure.json", made[-1] / "weights.safetensors") if made else TorchModel()
+        module = rebuild(recipe.model, self.loaded.folder, last)
         torch.export.save(torch.export.export(module, example_inputs(recipe.model)), path)
         return path
 

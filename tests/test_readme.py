@@ -88,10 +88,10 @@ def test_ci_runs_the_steps_of_command_2_when_compared() -> None:
 
 
 def test_recipe_by_example_is_valid_when_loaded(tmp_path: Path) -> None:
-    example = next(block for block in blocks("toml") if "[prune]" in block)
+    example = next(block for block in blocks("toml") if 'method = "prune"' in block)
     (tmp_path / "edgeopt.toml").write_text(example, encoding="utf-8")
     loaded = load_recipe(tmp_path / "edgeopt.toml")
-    assert loaded.recipe.prune is not None
+    assert list(loaded.recipe.compress) == ["prune", "distill"]
     (tmp_path / "edgeopt.toml").write_text(example.replace("pruning_ratio", "pruning_rate"), encoding="utf-8")
     with pytest.raises(RecipeError, match="pruning_rate"):
         load_recipe(tmp_path / "edgeopt.toml")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 
@@ -16,7 +16,10 @@ from edgeopt.recipe import (
     settings_for,
 )
 from edgeopt.settings import InputSettings, ParityLimits, QuantizeSettings, TargetOverrides
+from edgeopt.steps import DistillSettings, PruneSettings, Step
 from edgeopt.typed_toml import Decoder, read_toml
+
+PRUNE = '[[compress]]\nmethod = "prune"\n'
 
 MINIMAL = """
 [model]
@@ -53,7 +56,7 @@ def test_load_recipe_fills_defaults_when_sections_are_absent() -> None:
     loaded = load_recipe(written())
     assert loaded.recipe.name == "my"
     assert loaded.recipe.model.inputs == {"image": InputSettings(shape=(1, 3, 32, 32))}
-    assert loaded.recipe.prune is None
+    assert loaded.recipe.compress == {}
     assert loaded.recipe.parity == ParityLimits()
 
 
@@ -62,12 +65,14 @@ def test_load_recipe_reads_every_kind_of_value_when_written() -> None:
     [calibration.options]
     mean = [0.5, 1]
     deep = { on = true, word = "a" }
-    [prune]
+    [[compress]]
+    method = "prune"
     pruning_ratio = 0
     ignored_layers = ["head", "stem"]
-    [prune.pruning_ratios]
+    [compress.pruning_ratios]
     "features.0" = 0.25
-    [distill]
+    [[compress]]
+    method = "distill"
     temperature = 2
     patience = 3
     [targets.x86]
@@ -77,12 +82,13 @@ def test_load_recipe_reads_every_kind_of_value_when_written() -> None:
     recipe = load_recipe(written(extra, head='name = "net-1.0"\n')).recipe
     assert recipe.name == "net-1.0"
     assert recipe.calibration.options == {"mean": [0.5, 1], "deep": {"on": True, "word": "a"}}
-    assert recipe.prune is not None
-    assert recipe.prune.ignored_layers == ("head", "stem")
-    assert recipe.prune.pruning_ratios == {"features.0": 0.25}
-    assert isinstance(recipe.prune.pruning_ratio, float)
-    assert recipe.distill is not None
-    assert (recipe.distill.temperature, recipe.distill.patience) == (2.0, 3)
+    prune, distill = recipe.compress.values()
+    assert isinstance(prune, PruneSettings)
+    assert prune.ignored_layers == ("head", "stem")
+    assert prune.pruning_ratios == {"features.0": 0.25}
+    assert isinstance(prune.pruning_ratio, float)
+    assert isinstance(distill, DistillSettings)
+    assert (distill.temperature, distill.patience) == (2.0, 3)
     assert (recipe.targets["x86"].input_layout, recipe.targets["x86"].output_layout) == ("NHWC", "NCHW")
 
 
@@ -124,7 +130,7 @@ def test_default_recipe_is_the_local_file_when_there_is_one() -> None:
 def test_resolved_names_every_default_when_nothing_is_set() -> None:
     resolved = load_recipe(written()).resolved()
     assert resolved["export"] == {"opset": 18, "max_relative_error": 1e-4, "num_samples": 4}
-    assert resolved["prune"] is None
+    assert resolved["compress"] == []
     assert resolved["model"]["inputs"]["image"]["shape"] == [1, 3, 32, 32]
     assert json.loads(json.dumps(resolved)) == resolved
 
@@ -150,28 +156,35 @@ def test_resolved_holds_no_absolute_path_when_the_recipe_does(tmp_path: Path) ->
 
 
 def test_load_recipe_replaces_a_value_when_overridden() -> None:
-    loaded = load_recipe(written("[prune]\npruning_ratio = 0.5\n"), {"prune.pruning_ratio": 0.3})
-    assert loaded.recipe.prune is not None
-    assert loaded.recipe.prune.pruning_ratio == 0.3
+    loaded = load_recipe(written(PRUNE + "pruning_ratio = 0.5\n"), {"compress.prune.pruning_ratio": 0.3})
+    assert loaded.recipe.compress == {"prune": PruneSettings(pruning_ratio=0.3)}
 
 
 def test_load_recipe_creates_a_section_when_an_override_needs_it() -> None:
-    loaded = load_recipe(written(), {'prune.pruning_ratios."features.0"': 0.3, "targets.arm64.parity.max_steps": 7})
-    assert loaded.recipe.prune is not None
-    assert loaded.recipe.prune.pruning_ratios == {"features.0": 0.3}
+    overrides = {'compress.prune.pruning_ratios."features.0"': 0.3, "targets.arm64.parity.max_steps": 7}
+    loaded = load_recipe(written(), overrides)
+    assert loaded.recipe.compress == {"prune": PruneSettings(pruning_ratios={"features.0": 0.3})}
     assert settings_for(loaded.recipe, "arm64")[1].max_steps == 7
 
 
 def test_load_recipe_switches_a_stage_off_when_overridden_with_none() -> None:
-    assert load_recipe(written("[prune]\n"), {"prune": None}).recipe.prune is None
+    assert load_recipe(written(PRUNE), {"compress.prune": None}).recipe.compress == {}
+    assert load_recipe(written("[train]\n"), {"train": None}).recipe.train is None
+
+
+def test_load_recipe_keeps_the_order_of_steps_and_names_them_when_a_method_comes_twice() -> None:
+    steps = ("prune", "finetune", "prune", 'distill"\nname = "last')
+    loaded = load_recipe(written("".join(f'[[compress]]\nmethod = "{step}"\n' for step in steps)))
+    assert list(loaded.recipe.compress) == ["prune", "finetune", "prune-2", "last"]
+    assert [step["name"] for step in loaded.resolved()["compress"]] == ["prune", "finetune", "prune-2", "last"]
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("prune.pruning_ratio=0.3", ("prune.pruning_ratio", 0.3)),
-        ("prune.importance=l1", ("prune.importance", "l1")),
-        ('prune.importance="l1"', ("prune.importance", "l1")),
+        ("train.gamma=0.3", ("train.gamma", 0.3)),
+        ("train.optimizer=sgd", ("train.optimizer", "sgd")),
+        ('train.optimizer="sgd"', ("train.optimizer", "sgd")),
         ("model.outputs=['a', 'b']", ("model.outputs", ["a", "b"])),
         ("model.factory=net.py:make=x", ("model.factory", "net.py:make=x")),
         ("a = true", ("a", True)),
@@ -183,7 +196,7 @@ def test_parse_override_reads_toml_or_a_bare_string_when_given(text: str, expect
     assert parse_override(text) == expected
 
 
-@pytest.mark.parametrize("text", ["prune.pruning_ratio", "=3", " = 3"])
+@pytest.mark.parametrize("text", ["train.gamma", "=3", " = 3"])
 def test_parse_override_refuses_when_key_or_equals_is_missing(text: str) -> None:
     with pytest.raises(UsageError, match="expected key=value"):
         parse_override(text)
@@ -202,12 +215,13 @@ def test_load_recipe_refuses_an_override_when_it_goes_through_a_value() -> None:
 
 
 def test_load_recipe_says_override_when_the_fault_is_not_in_the_file() -> None:
-    assert refusal(written(), prune__prunning_ratio=0.5) == (
-        "my.toml: [prune] unknown key 'prunning_ratio' (an override, not in the file)\n"
+    assert refusal(written(), compress__prune__prunning_ratio=0.5) == (
+        "my.toml: [compress.prune] unknown key 'prunning_ratio' (an override, not in the file)\n"
         "  hint: did you mean 'pruning_ratio'?"
     )
-    assert refusal(written(), prune__pruning_ratio="half") == (
-        'my.toml: [prune] pruning_ratio: expected a number, got the string "half" (an override, not in the file)'
+    assert refusal(written(), compress__prune__pruning_ratio="half") == (
+        'my.toml: [compress.prune] pruning_ratio: expected a number, got the string "half" '
+        "(an override, not in the file)"
     )
 
 
@@ -218,32 +232,44 @@ def test_load_recipe_says_override_when_the_fault_is_not_in_the_file() -> None:
     ("extra", "message"),
     [
         (
-            "[prune]\nprunning_ratio = 0.5",
-            "my.toml: [prune] unknown key 'prunning_ratio'\n  hint: did you mean 'pruning_ratio'?",
+            PRUNE + "prunning_ratio = 0.5",
+            "my.toml: [compress.prune] unknown key 'prunning_ratio'\n  hint: did you mean 'pruning_ratio'?",
         ),
-        ("[prun]", "my.toml: unknown key 'prun'\n  hint: did you mean 'prune'?"),
-        ('[prune]\npruning_ratio = "half"', 'my.toml: [prune] pruning_ratio: expected a number, got the string "half"'),
-        ("[prune]\nround_to = true", "my.toml: [prune] round_to: expected an integer, got the boolean true"),
-        ("[prune]\npruning_ratio = true", "my.toml: [prune] pruning_ratio: expected a number, got the boolean true"),
-        ("[prune]\nround_to = 8.0", "my.toml: [prune] round_to: expected an integer, got the number 8.0"),
+        ("[trai]", "my.toml: unknown key 'trai'\n  hint: did you mean 'train'?"),
+        (
+            PRUNE + 'pruning_ratio = "half"',
+            'my.toml: [compress.prune] pruning_ratio: expected a number, got the string "half"',
+        ),
+        (PRUNE + "round_to = true", "my.toml: [compress.prune] round_to: expected an integer, got the boolean true"),
+        (
+            PRUNE + "pruning_ratio = true",
+            "my.toml: [compress.prune] pruning_ratio: expected a number, got the boolean true",
+        ),
+        (PRUNE + "round_to = 8.0", "my.toml: [compress.prune] round_to: expected an integer, got the number 8.0"),
         ("[parity]\nmin_cosine = nan", "my.toml: [parity] min_cosine: expected a finite number, got nan"),
         ("[parity]\nmin_sqnr_db = -inf", "my.toml: [parity] min_sqnr_db: expected a finite number, got -inf"),
         (
-            '[prune]\nimportance = "l3"',
-            "my.toml: [prune] importance: expected one of 'l1', 'l2', got the string \"l3\"",
-        ),
-        ("[prune]\nimportance = 1", "my.toml: [prune] importance: expected one of 'l1', 'l2', got the integer 1"),
-        ('[prune]\nignored_layers = "a"', 'my.toml: [prune] ignored_layers: expected an array, got the string "a"'),
-        (
-            '[prune]\nignored_layers = ["a", 2]',
-            "my.toml: [prune] ignored_layers[1]: expected a string, got the integer 2",
+            PRUNE + 'importance = "l3"',
+            "my.toml: [compress.prune] importance: expected one of 'l1', 'l2', got the string \"l3\"",
         ),
         (
-            '[prune.pruning_ratios]\n"features.0" = "x"',
-            'my.toml: [prune.pruning_ratios] "features.0": expected a number, got the string "x"',
+            PRUNE + "importance = 1",
+            "my.toml: [compress.prune] importance: expected one of 'l1', 'l2', got the integer 1",
         ),
-        ("[[prune]]", "my.toml: prune: expected a section, got an array"),
-        ("[prune]\npruning_ratio = 1.0", "my.toml: [prune] a pruning ratio must be in [0, 1), got 1.0"),
+        (
+            PRUNE + 'ignored_layers = "a"',
+            'my.toml: [compress.prune] ignored_layers: expected an array, got the string "a"',
+        ),
+        (
+            PRUNE + 'ignored_layers = ["a", 2]',
+            "my.toml: [compress.prune] ignored_layers[1]: expected a string, got the integer 2",
+        ),
+        (
+            PRUNE + '[compress.pruning_ratios]\n"features.0" = "x"',
+            'my.toml: [compress.prune.pruning_ratios] "features.0": expected a number, got the string "x"',
+        ),
+        ("[[train]]", "my.toml: train: expected a section, got an array"),
+        (PRUNE + "pruning_ratio = 1.0", "my.toml: [compress.prune] a pruning ratio must be in [0, 1), got 1.0"),
         (
             "[model.inputs.extra]\nshape = [2, 3]\nlayout = 'any'",
             "my.toml: [model.inputs.extra] the batch size of an input shape must be 1, got [2, 3]\n"
@@ -257,7 +283,25 @@ def test_load_recipe_says_override_when_the_fault_is_not_in_the_file() -> None:
             "got date 2024-01-01",
         ),
         ("[calibration.options]\na = [nan]", "my.toml: [calibration.options] a[0]: expected a finite number, got nan"),
-        ("[distill]", "my.toml: [distill] needs a student, and only [prune] makes one\n  hint: add [prune]"),
+        (
+            '[[compress]]\nmethod = "distill"',
+            "my.toml: [compress.distill] needs a student that is not its teacher\n"
+            "  hint: let a step before it change the network: prune, factorize, transfer ...",
+        ),
+        ("[compress]", "my.toml: compress: expected an array of steps, [[compress]], got a section"),
+        ("[[compress]]", 'my.toml: [[compress]] step 1 does not say its method\n  hint: method = "prune"'),
+        (
+            '[[compress]]\nmethod = "prun"',
+            "my.toml: [compress.prun] method: expected one of "
+            + ", ".join(sorted(repr(s.method) for s in get_args(Step)))
+            + ', got the string "prun"\n'
+            "  hint: did you mean 'prune'?",
+        ),
+        (
+            PRUNE + '[[compress]]\nmethod = "distill"\nname = "prune"',
+            "my.toml: [[compress]] has two steps called 'prune'\n  hint: give one of them another 'name'",
+        ),
+        (PRUNE + "name = 3", "my.toml: [[compress]] step 1: a name is letters, digits, '_' and '-', got 3"),
         (
             "[targets.arm64.parity]\nmax_step = 3",
             "my.toml: [targets.arm64.parity] unknown key 'max_step'\n  hint: did you mean 'max_steps'?",

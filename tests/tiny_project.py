@@ -69,10 +69,12 @@ COMPRESSION = """
 epochs = 2
 batch_size = 8
 threads = 1
-[prune]
+[[compress]]
+method = "prune"
 pruning_ratio = 0.5
 round_to = 4
-[distill]
+[[compress]]
+method = "distill"
 epochs = 2
 batch_size = 8
 threads = 1

@@ -26,7 +26,7 @@ Examples:
   edgeopt build                                        ./edgeopt.toml, else the built-in mnist5k
   edgeopt build mobilenet_v2 --target all              a built-in recipe for every target
   edgeopt build my.toml --target arm64 --target x86    two targets from one calibration
-  edgeopt build --set prune.pruning_ratio=0.3          replace one value of the recipe
+  edgeopt build --set compress.prune.pruning_ratio=0.3 replace one value of the recipe
   edgeopt build my.toml --set quantize.precision=dynamic       int8 weights, activations quantized at run time
   edgeopt build my.toml --json build.json --depfile build.d    for Make and Ninja
   edgeopt build my.toml --set correct.rounding=learned  round weights by what samples show

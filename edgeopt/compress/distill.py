@@ -15,41 +15,31 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgeopt.artifacts import TorchModel
 from edgeopt.compress.determinism import deterministic
 from edgeopt.compress.fit import LossFunction, logits_of, prefer_channels_last
-from edgeopt.compress.train import Build, TrainReport, train_network
+from edgeopt.compress.step import StepContext
+from edgeopt.compress.train import TrainReport, train_network
 from edgeopt.compress.weights import model_digest, refuse_not_finite
 from edgeopt.errors import CompressionError
-from edgeopt.samples import Dataset
-from edgeopt.settings import DistillSettings
+from edgeopt.steps import DistillSettings
 
 
-def distill_stage(
-    build: Build,
-    student: TorchModel,
-    teacher: TorchModel,
-    train_set: Dataset,
-    held_out: Dataset,
-    settings: DistillSettings,
-    out_dir: Path,
-) -> tuple[TorchModel, TrainReport]:
-    """Train ``student`` to answer like ``teacher``, and return it with new weights.
+def distill(context: StepContext, settings: DistillSettings, folder: Path) -> TrainReport:
+    """Train ``context.source`` to answer like ``context.teacher``, and write it to ``folder`` with new weights.
 
     The teacher sees the very images that the student sees, shifted alike, and does not change. Validation, held-out
-    samples, files and checkpoints are as in :func:`edgeopt.compress.train.train_stage`.
+    samples, files and checkpoints are as in :func:`edgeopt.compress.train.train`.
 
     Raises:
         CompressionError: the two have different numbers of classes, or the loss or a weight is not finite.
         DataError: samples are missing, not labelled or not finite.
     """
     with deterministic(settings.seed, settings.threads):
-        guide = prefer_channels_last(build(teacher)).eval().requires_grad_(False)
+        guide = prefer_channels_last(context.build(context.teacher)).eval().requires_grad_(False)
         refuse_not_finite(guide, "teacher")
-        model = build(student)
+        model = context.build(context.source)
         loss = _soft_and_hard_loss(guide, settings)
-        digest = model_digest(guide)
-        return train_network(model, loss, digest, student.pruning, train_set, held_out, settings, out_dir, "distill")
+        return train_network(model, loss, model_digest(guide), context, settings, folder, "distill")
 
 
 def distillation_loss(

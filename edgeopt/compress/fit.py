@@ -22,8 +22,8 @@ from edgeopt.compress.batches import Labelled, shift_images, shuffled_batches
 from edgeopt.compress.checkpoint import Checkpoint
 from edgeopt.compress.weights import copy_state, refuse_not_finite
 from edgeopt.errors import CompressionError
-from edgeopt.settings import TrainSettings
 from edgeopt.stage import logger, track
+from edgeopt.training import TrainSettings
 
 # From the inputs of a batch, the network's logits (N, classes) and the labels (N,) to one number.
 LossFunction = Callable[[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]

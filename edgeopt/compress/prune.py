@@ -10,7 +10,7 @@ Structural Pruning, 2023, arXiv 2301.12900.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,20 @@ from torch import nn
 from torch_pruning.pruner import MagnitudePruner
 from torch_pruning.pruner.importance import MagnitudeImportance
 
-from edgeopt.artifacts import TorchModel
-from edgeopt.compress.structure import (
+from edgeopt.compress.channels import Removal, removal_edit
+from edgeopt.compress.layers import (
     PRUNABLE,
-    Removal,
-    apply_pruning,
-    count_macs,
     num_channels,
     output_layers,
     prunable_layers,
     quietly,
-    read_removals,
     run_named,
     traceable,
-    write_removals,
 )
-from edgeopt.compress.weights import refuse_not_finite, save_weights
+from edgeopt.compress.step import StepContext, hand_on
+from edgeopt.compress.weights import refuse_not_finite
 from edgeopt.errors import CompressionError, did_you_mean
-from edgeopt.settings import PruneSettings
-from edgeopt.stage import logger
-
-__all__ = ["LayerChange", "NetworkSize", "PruneReport", "apply_pruning", "prune_stage"]
+from edgeopt.steps import PruneSettings
 
 
 @dataclass(frozen=True)
@@ -53,65 +46,40 @@ class LayerChange:
 
 
 @dataclass(frozen=True)
-class NetworkSize:
-    """What a network costs: ``num_macs`` for one sample, ``weights_bytes`` of all parameters and buffers."""
-
-    num_parameters: int
-    num_macs: int
-    weights_bytes: int
-
-
-@dataclass(frozen=True)
 class PruneReport:
-    """What pruning took away."""
+    """The widths that pruning left."""
 
-    before: NetworkSize
-    after: NetworkSize
     layers: tuple[LayerChange, ...]
 
+    @property
+    def summary(self) -> str:
+        """Nothing: the sizes say it."""
+        return ""
 
-def prune_stage(
-    build: Callable[[TorchModel], nn.Module],
-    source: TorchModel,
-    example_inputs: tuple[torch.Tensor, ...],
-    settings: PruneSettings,
-    round_to: int,
-    out_dir: Path,
-) -> tuple[TorchModel, PruneReport]:
-    """Remove channels from ``source`` and return what is left.
 
-    The layers that make the network's outputs are never pruned. ``out_dir`` gets ``pruning.json`` and
-    ``weights.safetensors``; before they are handed on, the network is built again from them, must answer bit for bit
-    like the one that was pruned, and must go through ``torch.export``. A network that was pruned before can be pruned
-    again: the removals add up.
+def prune(context: StepContext, settings: PruneSettings, folder: Path) -> PruneReport:
+    """Remove channels from ``context.source`` and write what is left to ``folder``.
 
-    Args:
-        build: makes the network of an artifact.
-        source: what to prune.
-        example_inputs: one sample to trace with.
-        settings: how much of what.
-        round_to: channels that remain are a multiple of it, unless ``settings.round_to`` says otherwise.
-        out_dir: where the files go.
+    The layers that make the network's outputs are never pruned. Before the files are handed on, the network is built
+    again from them, must answer bit for bit like the one that was pruned, and must go through ``torch.export``. A
+    network that was pruned before can be pruned again: the removals add up. Channels that remain are a multiple of
+    ``context.round_to``, unless ``settings.round_to`` says otherwise.
 
     Raises:
         CompressionError: a layer that is not there, nothing to prune, weights that are not finite, or a network whose
             code does not follow its layers when they shrink.
     """
+    inputs = context.example_inputs
     with torch.random.fork_rng(devices=[]):
-        model = build(source).eval()
+        model = context.build(context.source).eval()
         refuse_not_finite(model, "before pruning")
-        before, widths_before = _measure(model, example_inputs), _widths(model)
-        removals = _remove_channels(model, example_inputs, settings, settings.round_to or round_to)
-        artifact = TorchModel(pruning=out_dir / "pruning.json", weights=out_dir / "weights.safetensors")
-        history = read_removals(source.pruning) if source.pruning else []
-        write_removals(history + removals, artifact.pruning)  # type: ignore[arg-type]
-        save_weights(model, artifact.weights)  # type: ignore[arg-type]
-        _check_reload(build(artifact).eval(), model, example_inputs)
-    after, widths = _measure(model, example_inputs), _widths(model)
-    logger.info("%d -> %d parameters", before.num_parameters, after.num_parameters)
-    logger.info("%d -> %d multiply-accumulates", before.num_macs, after.num_macs)
-    changes = tuple(LayerChange(name, width, widths[name]) for name, width in widths_before.items())
-    return artifact, PruneReport(before, after, changes)
+        widths_before = _widths(model)
+        removals = _remove_channels(model, inputs, settings, settings.round_to or context.round_to)
+        structure = context.structure.edited(removal_edit(removals)) if removals else context.structure
+        artifact = hand_on(model, structure, folder)
+        _check_reload(context.build(artifact).eval(), model, inputs)
+    widths = _widths(model)
+    return PruneReport(tuple(LayerChange(name, width, widths[name]) for name, width in widths_before.items()))
 
 
 class _Pruner(MagnitudePruner):  # type: ignore[misc]
@@ -228,13 +196,6 @@ def _check_reload(rebuilt: nn.Module, pruned: nn.Module, example_inputs: tuple[t
         quietly(lambda: torch.export.export(rebuilt, inputs))
     except Exception as error:  # torch.export has no common root for its refusals, and each of them means the same
         raise CompressionError(f"the pruned network cannot be exported: {error}") from error
-
-
-def _measure(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> NetworkSize:
-    """Return what a network costs for one sample."""
-    num_macs = count_macs(model, example_inputs) // example_inputs[0].shape[0]
-    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return NetworkSize(sum(parameter.numel() for parameter in model.parameters()), num_macs, size_bytes)
 
 
 def _widths(model: nn.Module) -> dict[str, int]:

@@ -1,30 +1,53 @@
-"""The network of an artifact, from the three things that are on disk: factory, pruned channels, weights."""
+"""The network of an artifact, from the three things that are on disk: factory, structure, weights."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
-from edgeopt.compress.prune import apply_pruning
+from edgeopt.compress.channels import remove_channels
+from edgeopt.compress.structure import Structure, read_structure
+from edgeopt.errors import CompressionError
 from edgeopt.provenance import locate
 from edgeopt.settings import ModelSettings
 from edgeopt.source import call_factory, check_finite, example_inputs, load_weights
 
+_APPLY = {"remove_channels": remove_channels}
+
 
 def rebuild(settings: ModelSettings, folder: Path, artifact: TorchModel) -> nn.Module:
-    """Call the recipe's factory, take the pruned channels out, load the weights, and return the network in eval mode.
+    """Call the recipe's factory, make the structure's edits, load the weights, and return the network in eval mode.
 
     Raises:
         ModelError: if a weight is missing, does not fit or is not finite.
-        CompressionError: if the pruned channels do not fit what the factory builds.
+        CompressionError: if an edit does not fit what the factory builds.
     """
+    structure = read_structure(artifact.structure)
+    if structure.factory is not None:
+        settings = replace(settings, weights=None, **structure.factory)
     model = call_factory(settings, folder)
-    if artifact.pruning is not None:
-        apply_pruning(model, artifact.pruning, example_inputs(settings))
+    apply_structure(model, structure, example_inputs(settings))
     weights = artifact.weights or (locate(settings.weights, folder) if settings.weights else None)
     if weights is not None:
         load_weights(model, weights)
     check_finite(model.state_dict(), weights.name if weights else str(settings.factory))
     return model.eval()
+
+
+def apply_structure(model: nn.Module, structure: Structure, example_inputs: tuple[torch.Tensor, ...]) -> None:
+    """Make the edits to ``model``, in place and in order.
+
+    Raises:
+        CompressionError: an edit is of an unknown kind or does not fit the network.
+    """
+    for edit in structure.edits:
+        if edit["kind"] not in _APPLY:
+            raise CompressionError(
+                f"structure: an edit of kind {edit['kind']!r}, expected one of {', '.join(sorted(_APPLY))}",
+                hint="it was written by a newer edgeopt",
+            )
+        _APPLY[edit["kind"]](model, edit, example_inputs)

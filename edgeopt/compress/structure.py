@@ -1,217 +1,76 @@
-"""What pruning needs to know of a network and leave behind: layers by name, output layers, sizes, removed channels.
+"""The structure of a network beyond its factory, as JSON that is never a pickle.
 
-The removed channels are kept as JSON, never as a pickled module: the factory builds the network, the removals are
-replayed on it through Torch-Pruning's dependency graph, and then the weights fit.
+factory      "file.py:function" where a step replaced the recipe's network; else nothing
+edits        what was done to its layers, in order: ``{"kind": "remove_channels", ...}``; each kind is applied by the
+module of its method (:mod:`edgeopt.compress.rebuild`)
+constraints  what later training must keep, by the name of a weight: ``{"kind": "sparse"}``; the values are in the
+weights themselves (:mod:`edgeopt.compress.constraints`)
 """
 
 from __future__ import annotations
 
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-import torch_pruning
-from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils.hooks import RemovableHandle
+from typing import Any
 
 from edgeopt.artifacts import canonical_json
 from edgeopt.errors import CompressionError
-from edgeopt.stage import logger
 
-PRUNABLE = (_ConvNd, nn.Linear)
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
-# Name of the layer, whether its output (or else its input) channels go, and their numbers at that moment.
-Removal = tuple[str, bool, list[int]]
-
-Result = TypeVar("Result")
+Edit = dict[str, Any]
+Constraint = dict[str, Any]
 
 
-def apply_pruning(model: nn.Module, pruning: Path, example_inputs: tuple[torch.Tensor, ...]) -> None:
-    """Remove from ``model``, in place, the channels that the file lists.
+@dataclass(frozen=True)
+class Structure:
+    """What :class:`edgeopt.artifacts.TorchModel` ``.structure`` holds."""
 
-    Args:
-        model: the network as its factory builds it.
-        pruning: JSON that :func:`write_removals` wrote.
-        example_inputs: inputs to trace the network with; values do not matter.
+    factory: Mapping[str, Any] | None = None
+    edits: tuple[Edit, ...] = ()
+    constraints: Mapping[str, Constraint] = field(default_factory=dict)
 
-    Raises:
-        CompressionError: the file is damaged, or names layers or channels that the network does not have.
-    """
-    removals = read_removals(pruning)
-    layers = prunable_layers(model)
-    with traceable(model):
-        graph = quietly(lambda: dependency_graph(model, example_inputs))
-        for name, is_output, channels in removals:
-            layer = layers.get(name)
-            width = 0 if layer is None else (graph.get_out_channels if is_output else graph.get_in_channels)(layer)
-            if layer is None or not channels or min(channels) < 0 or max(channels) >= width or len(channels) >= width:
-                raise CompressionError(
-                    f"{pruning.name}: layer {name!r} with {width} channels cannot lose {len(channels)} of them",
-                    hint="the network was changed since it was pruned: prune it again",
-                )
-            graph.load_pruning_history([(name, is_output, channels)])
+    def edited(self, edit: Edit) -> Structure:
+        """Return the structure after one more edit."""
+        return replace(self, edits=(*self.edits, edit))
 
+    def constrained(self, constraints: Mapping[str, Constraint]) -> Structure:
+        """Return the structure with more constraints; a weight that has one already gets the new one."""
+        return replace(self, constraints={**self.constraints, **constraints})
 
-def write_removals(removals: list[Removal], path: Path) -> None:
-    """Write the removals to ``path`` as JSON, through a temporary name."""
-    steps = [{"layer": name, "output": is_output, "channels": channels} for name, is_output, channels in removals]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(canonical_json({"schema_version": _SCHEMA_VERSION, "removed": steps}), encoding="utf-8")
-    os.replace(temporary, path)
+    def write(self, path: Path) -> None:
+        """Write it as JSON, through a temporary name."""
+        content = {
+            "schema_version": _SCHEMA_VERSION,
+            "factory": self.factory,
+            "edits": list(self.edits),
+            "constraints": dict(self.constraints),
+        }
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(canonical_json(content), encoding="utf-8")
+        os.replace(temporary, path)
 
 
-def read_removals(path: Path) -> list[Removal]:
-    """Read what :func:`write_removals` wrote.
+def read_structure(path: Path | None) -> Structure:
+    """Read what :meth:`Structure.write` wrote; without a path, the structure is that of the factory.
 
     Raises:
         CompressionError: the file is damaged or of another schema version.
     """
+    if path is None:
+        return Structure()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != _SCHEMA_VERSION:
             raise ValueError(f"schema_version is {content['schema_version']}, expected {_SCHEMA_VERSION}")
-        return [
-            (str(step["layer"]), bool(step["output"]), [int(channel) for channel in step["channels"]])
-            for step in content["removed"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CompressionError(f"{path.name} does not list removed channels: {error!r}") from error
-
-
-def dependency_graph(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any:
-    """Trace which layers must lose a channel together; ``model`` must be :func:`traceable`.
-
-    Raises:
-        CompressionError: the network cannot be run on the inputs.
-    """
-    run_named(model, example_inputs)
-    return torch_pruning.DependencyGraph().build_dependency(model, example_inputs)
-
-
-@contextmanager
-def traceable(model: nn.Module) -> Iterator[None]:
-    """Let every parameter take a gradient, which is what is traced, with dropout and batch statistics off."""
-    was_training = model.training
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    model.eval().requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        model.train(was_training)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in frozen)
-
-
-def quietly(action: Callable[[], Result]) -> Result:
-    """Return what ``action`` returns, with what libraries warn of on the way sent to the log."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = action()
-    for warning in caught:
-        logger.debug("%s", warning.message)
-    return result
-
-
-def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the convolutions and linear layers by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
-
-
-def output_layers(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> set[str]:
-    """Return the names of the layers that make the network's outputs, so that pruning them would change their shape.
-
-    Autograd's graph is walked from each output back to the first prunable layer on every way; ``model`` must be
-    :func:`traceable`.
-    """
-    made_by: dict[Any, str] = {}
-    hooks = [_note_gradient(name, layer, made_by) for name, layer in prunable_layers(model).items()]
-    try:
-        outputs = run_named(model, example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found, seen = set(), set()
-    stack = [output.grad_fn for output in outputs]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in made_by:
-            found.add(made_by[node])
-        else:
-            stack.extend(before for before, _ in node.next_functions)
-    return found
-
-
-def run_named(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    """Run the network and return its output tensors in order.
-
-    Raises:
-        CompressionError: it cannot be run; names the innermost module that failed.
-    """
-    entered: list[str] = []
-    hooks = []
-    for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: entered.append(name)))
-        hooks.append(module.register_forward_hook(lambda *_: (entered.pop(), None)[1]))
-    try:
-        return _tensors_in(model(*example_inputs))
-    except (RuntimeError, TypeError, ValueError) as error:
-        where = f"layer {entered[-1]!r}" if entered and entered[-1] else "the network"
-        raise CompressionError(f"{where} cannot be run: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def count_macs(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> int:
-    """Return the multiply-accumulates that convolutions and linear layers need for the example inputs."""
-    counts: list[int] = []
-
-    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        # Each weight meets each output position once; a transposed convolution is one run backwards.
-        weight = layer.weight
-        assert isinstance(weight, torch.Tensor)
-        positions = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
-        counts.append(positions.numel() // positions.shape[_channel_axis(layer)] * weight.numel())
-
-    hooks = [layer.register_forward_hook(count) for layer in prunable_layers(model).values()]
-    try:
-        with torch.no_grad():
-            run_named(model, example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(counts)
-
-
-def num_channels(layer: nn.Module) -> int:
-    """Return how many output channels or features a prunable layer has."""
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
-
-
-def _channel_axis(layer: nn.Module) -> int:
-    return -1 if isinstance(layer, nn.Linear) else 1
-
-
-def _note_gradient(name: str, layer: nn.Module, made_by: dict[Any, str]) -> RemovableHandle:
-    def note(_layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        made_by[output.grad_fn] = name
-
-    return layer.register_forward_hook(note)
-
-
-def _tensors_in(output: Any) -> list[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
-    return [tensor for part in parts for tensor in _tensors_in(part)]
+        edits = tuple(dict(edit) for edit in content["edits"])
+        if not all(isinstance(edit.get("kind"), str) for edit in edits):
+            raise ValueError("an edit has no kind")
+        constraints = {str(name): dict(constraint) for name, constraint in content["constraints"].items()}
+        factory = None if content["factory"] is None else dict(content["factory"])
+        return Structure(factory, edits, constraints)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CompressionError(f"{path.name} does not hold a network's structure: {error!r}") from error

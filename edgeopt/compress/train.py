@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,17 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgeopt.artifacts import TorchModel, canonical_json, digest_of
+from edgeopt.artifacts import canonical_json, digest_of
 from edgeopt.compress.batches import Labelled, load_labelled, split_validation
 from edgeopt.compress.checkpoint import Checkpoint
+from edgeopt.compress.constraints import constrained
 from edgeopt.compress.determinism import deterministic
 from edgeopt.compress.fit import LossFunction, fit, top1
-from edgeopt.compress.weights import model_digest, refuse_not_finite, save_weights
-from edgeopt.samples import Dataset
-from edgeopt.settings import TrainSettings
-
-# From an artifact to its network: the recipe's factory, the channels that were removed, the weights.
-Build = Callable[[TorchModel], nn.Module]
+from edgeopt.compress.step import StepContext, hand_on
+from edgeopt.compress.weights import model_digest, refuse_not_finite
+from edgeopt.training import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -40,51 +37,53 @@ class TrainReport:
     validation_scores: tuple[float, ...]
     held_out_score: float
 
+    @property
+    def summary(self) -> str:
+        """The score, for people."""
+        return f"{self.held_out_score:.1%} on {self.num_held_out} held-out samples"
 
-def train_stage(
-    build: Build, source: TorchModel, train_set: Dataset, held_out: Dataset, settings: TrainSettings, out_dir: Path
-) -> tuple[TorchModel, TrainReport]:
-    """Train ``source`` and return it with new weights.
+
+def train(context: StepContext, settings: TrainSettings, folder: Path) -> TrainReport:
+    """Train the network of ``context.source`` and write it to ``folder`` with new weights.
 
     Early stop and the best epoch are chosen on a part that is split off the training set (``validation_share``),
     never on ``held_out``, which is scored once when everything is decided. A call that was killed goes on from its
     last epoch when it is made again with the same arguments.
 
     Args:
-        build: makes the network of an artifact.
-        source: what to start from; without weights, the factory's initial weights are drawn from ``settings.seed``.
-        train_set: labelled samples.
-        held_out: labelled samples that judge the result.
+        context: what to start from; without weights, the factory's initial weights are drawn from ``settings.seed``.
+            Its splits ``train`` and ``held_out`` are labelled.
         settings: how.
-        out_dir: where ``weights.safetensors`` and, while training, ``checkpoint.pt`` are written.
+        folder: where the result and, while training, ``checkpoint.pt`` are written.
 
     Raises:
         CompressionError: the loss or a weight is not finite, or the network cannot be trained.
         DataError: samples are missing, not labelled or not finite.
     """
     with deterministic(settings.seed, settings.threads):
-        model = build(source)
-        return train_network(model, _hard_loss, "", source.pruning, train_set, held_out, settings, out_dir, "train")
+        model = context.build(context.source)
+        return train_network(model, hard_loss, "", context, settings, folder, "train")
 
 
 def train_network(
     model: nn.Module,
     loss_function: LossFunction,
     loss_digest: str,
-    pruning: Path | None,
-    train_set: Dataset,
-    held_out: Dataset,
+    context: StepContext,
     settings: TrainSettings,
-    out_dir: Path,
+    folder: Path,
     description: str,
-) -> tuple[TorchModel, TrainReport]:
-    """Train ``model`` with any loss, write its weights and report; ``loss_digest`` stands for what the loss holds."""
+) -> TrainReport:
+    """Train ``model`` with any loss under its constraints, and hand it on; ``loss_digest`` stands for what it holds."""
     refuse_not_finite(model, "before training")
-    judged = load_labelled(held_out, "held_out")
-    everything = load_labelled(train_set, "train")
+    judged = load_labelled(context.open_split("held_out"), "held_out")
+    everything = load_labelled(context.open_split("train"), "train")
     data, validation = split_validation(everything, settings.validation_share, settings.seed)
-    checkpoint = Checkpoint(out_dir, _fingerprint(model, loss_digest, everything, settings))
-    history = fit(model, loss_function, data, validation, settings, checkpoint, description)
+    structure = context.structure
+    digest = digest_of([loss_digest, canonical_json(structure.constraints)])
+    checkpoint = Checkpoint(folder, _fingerprint(model, digest, everything, settings))
+    with constrained(model, structure.constraints):
+        history = fit(model, loss_function, data, validation, settings, checkpoint, description)
     report = TrainReport(
         num_train=len(data),
         num_validation=0 if validation is None else len(validation),
@@ -95,13 +94,12 @@ def train_network(
         validation_scores=tuple(history.validation_scores),
         held_out_score=top1(model, judged, settings.batch_size),
     )
-    weights = out_dir / "weights.safetensors"
-    save_weights(model, weights)
+    hand_on(model, structure, folder)
     checkpoint.remove()
-    return TorchModel(pruning=pruning, weights=weights), report
+    return report
 
 
-def _hard_loss(_inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def hard_loss(_inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the cross entropy of the logits with the labels."""
     return functional.cross_entropy(logits, labels)
 

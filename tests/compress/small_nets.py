@@ -14,10 +14,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
-from edgeopt.compress.prune import apply_pruning
-from edgeopt.samples import Sample
-
-Build = Callable[[TorchModel], nn.Module]
+from edgeopt.compress.distill import distill
+from edgeopt.compress.prune import PruneReport, prune
+from edgeopt.compress.rebuild import apply_structure
+from edgeopt.compress.step import Build, StepContext, result_in
+from edgeopt.compress.structure import read_structure
+from edgeopt.compress.train import TrainReport, train
+from edgeopt.samples import Dataset, Sample
+from edgeopt.steps import DistillSettings, PruneSettings
+from edgeopt.training import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,69 @@ def noisy_patterns() -> tuple[Listed, Listed]:
 
 
 def rebuilding(factory: Callable[[], nn.Module], *input_shape: int) -> Build:
-    """Return the ``build`` that a stage is given: factory, then removed channels, then weights, strictly."""
+    """Return the ``build`` that a stage is given: factory, then the structure's edits, then weights, strictly."""
 
     def build(artifact: TorchModel) -> nn.Module:
         model = factory()
-        if artifact.pruning is not None:
-            apply_pruning(model, artifact.pruning, (torch.zeros(input_shape),))
+        apply_structure(model, read_structure(artifact.structure), (torch.zeros(input_shape),))
         if artifact.weights is not None:
             model.load_state_dict(load_file(artifact.weights), strict=True)
         return model
 
     return build
+
+
+def step_context(
+    build: Build,
+    *input_shape: int,
+    source: TorchModel | None = None,
+    teacher: TorchModel | None = None,
+    data: tuple[Dataset, Dataset] | None = None,
+    round_to: int = 1,
+) -> StepContext:
+    """Return what a step is given; ``data`` are the splits ``train`` and ``held_out``."""
+
+    def open_split(split: str) -> Dataset:
+        assert data is not None, "the step is not to ask for samples"
+        return data[("train", "held_out").index(split)]
+
+    start = source or TorchModel()
+    return StepContext(build, start, teacher or start, (torch.zeros(input_shape),), open_split, round_to)
+
+
+def train_stage(
+    build: Build, source: TorchModel, train_set: Dataset, held_out: Dataset, settings: TrainSettings, out_dir: Path
+) -> tuple[TorchModel, TrainReport]:
+    """Train ``source`` on two splits, and return the result and the report."""
+    report = train(step_context(build, 1, 1, 8, 8, source=source, data=(train_set, held_out)), settings, out_dir)
+    return result_in(out_dir), report
+
+
+def distill_stage(
+    build: Build,
+    student: TorchModel,
+    teacher: TorchModel,
+    train_set: Dataset,
+    held_out: Dataset,
+    settings: DistillSettings,
+    out_dir: Path,
+) -> tuple[TorchModel, TrainReport]:
+    """Train ``student`` to answer like ``teacher``, and return the result and the report."""
+    context = step_context(build, 1, 1, 8, 8, source=student, teacher=teacher, data=(train_set, held_out))
+    return result_in(out_dir), distill(context, settings, out_dir)
+
+
+def prune_stage(
+    build: Build,
+    source: TorchModel,
+    input_shape: tuple[int, ...],
+    settings: PruneSettings,
+    round_to: int,
+    out_dir: Path,
+) -> tuple[TorchModel, PruneReport]:
+    """Prune ``source``, and return the result and the report."""
+    report = prune(step_context(build, *input_shape, source=source, round_to=round_to), settings, out_dir)
+    return result_in(out_dir), report
 
 
 def small_net() -> nn.Module:

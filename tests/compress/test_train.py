@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_nets import Build, Listed, build_small, interrupt_after, noisy_patterns, small_net
+from small_nets import Build, Listed, build_small, interrupt_after, noisy_patterns, small_net, train_stage
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.fit import History, make_optimizer, make_scheduler
-from edgeopt.compress.train import TrainReport, train_stage
+from edgeopt.compress.train import TrainReport
 from edgeopt.errors import CompressionError, DataError
-from edgeopt.settings import TrainSettings
+from edgeopt.training import TrainSettings
 
 SETTINGS = TrainSettings(
     epochs=5, batch_size=64, learning_rate=1e-2, threads=1, max_shift=1, patience=4, validation_share=0.2
@@ -43,7 +43,7 @@ def test_train_stage_learns_and_reports_when_data_is_good(tmp_path: Path) -> Non
     assert report.num_epochs == len(report.losses) == len(report.validation_scores) == 16
     assert report.validation_scores[report.best_epoch - 1] == max(report.validation_scores)
     assert json.loads(json.dumps(asdict(report)))["best_epoch"] == report.best_epoch
-    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["structure.json", "weights.safetensors"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

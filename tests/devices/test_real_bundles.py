@@ -25,8 +25,8 @@ QUICK = {
     "efficientnet_lite0": FEW,
     "mobilenet_v2": FEW,
     "mnist5k": (
-        *("--set", "train.epochs=1", "--set", "distill.epochs=1", "--set", "calibration.num_golden=3"),
-        *("--set", "train.threads=1", "--set", "distill.threads=1"),
+        *("--set", "train.epochs=1", "--set", "compress.distill.epochs=1", "--set", "calibration.num_golden=3"),
+        *("--set", "train.threads=1", "--set", "compress.distill.threads=1"),
     ),
 }
 

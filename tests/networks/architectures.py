@@ -18,9 +18,12 @@ from torch import nn
 from torch.nn import functional
 
 from edgeopt.artifacts import TorchModel
-from edgeopt.compress.prune import prune_stage
+from edgeopt.compress.prune import prune
 from edgeopt.compress.rebuild import rebuild
+from edgeopt.compress.step import StepContext, result_in
 from edgeopt.recipe import load_recipe
+from edgeopt.samples import Dataset, Split
+from edgeopt.steps import PruneSettings
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -326,14 +329,20 @@ def vit_tiny() -> nn.Module:
 def mnist5k_student() -> nn.Module:
     """The network that the built-in recipe mnist5k ships, pruned as it says but not trained."""
     recipe = load_recipe("mnist5k").recipe
-    assert recipe.prune is not None
     with tempfile.TemporaryDirectory() as folder:
 
         def build(artifact: TorchModel) -> nn.Module:
             return rebuild(recipe.model, Path(folder), artifact)
 
-        pruned, _ = prune_stage(build, TorchModel(), (torch.zeros(1, 1, 28, 28),), recipe.prune, 8, Path(folder))
-        return build(pruned)
+        step = recipe.compress["prune"]
+        assert isinstance(step, PruneSettings)
+        inputs = (torch.zeros(1, 1, 28, 28),)
+        prune(StepContext(build, TorchModel(), TorchModel(), inputs, _no_samples, round_to=8), step, Path(folder))
+        return build(result_in(Path(folder)))
+
+
+def _no_samples(split: Split) -> Dataset:
+    raise AssertionError(f"pruning by weights asks for no samples of {split}")
 
 
 IMAGE: Shapes = {"image": (1, 3, 64, 64)}

@@ -36,7 +36,10 @@ BENCH_RECIPES = ROOT / "scripts" / "bench_recipes"
 # What is judged is the device: a network trained for one epoch is far from its float one.
 QUICK = [
     word
-    for value in ("train.epochs=1", "distill.epochs=1", "train.threads=1", "distill.threads=1", "parity.min_sqnr_db=0")
+    for value in (
+        *(f"{section}.{key}=1" for section in ("train", "compress.distill") for key in ("epochs", "threads")),
+        "parity.min_sqnr_db=0",
+    )
     for word in ("--set", value)
 ]
 
