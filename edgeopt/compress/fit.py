@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LRScheduler, StepLR
 
-from edgeopt.compress.batches import Labelled, shift_images, shuffled_batches
+from edgeopt.compress.batches import Labelled, num_batches, shift_images, shuffled_batches
 from edgeopt.compress.checkpoint import Checkpoint
 from edgeopt.compress.weights import copy_state, refuse_not_finite
 from edgeopt.errors import CompressionError
@@ -27,6 +27,19 @@ from edgeopt.training import TrainSettings
 
 # From the inputs of a batch, the network's logits (N, classes) and the labels (N,) to one number.
 LossFunction = Callable[[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StepHook:
+    """What is done in each step of a training, between the gradients and the step of the optimizer.
+
+    ``on_step`` is called with the share of the training that ends with this step, in (0, 1]. What it changes lies in
+    the network's own buffers, so that a checkpoint holds it. ``settled_at`` is the share from which on it changes
+    nothing more: the best epoch is chosen from those that end there or later.
+    """
+
+    on_step: Callable[[float], None]
+    settled_at: float = 0.0
 
 
 @dataclass
@@ -69,6 +82,7 @@ def fit(
     settings: TrainSettings,
     checkpoint: Checkpoint,
     description: str,
+    hook: StepHook | None = None,
 ) -> History:
     """Train ``model`` in place and leave it with the weights of its best epoch, in eval mode.
 
@@ -80,11 +94,12 @@ def fit(
         settings: how.
         checkpoint: goes on from there if it fits; saved after each epoch, and left in place for the caller to remove.
         description: the name of the training in logs and progress.
+        hook: see :class:`StepHook`.
 
     Raises:
         CompressionError: a loss or weight is not finite, or the network cannot take a step.
     """
-    trainer = _Trainer(model, loss_function, settings)
+    trainer = _Trainer(model, loss_function, settings, hook)
     history, best = trainer.resume(checkpoint, description)
     for epoch in track(range(settings.epochs), total=settings.epochs, description=description):
         if epoch < history.num_epochs:  # done before the interruption
@@ -92,7 +107,8 @@ def fit(
         if history.is_stalled(settings.patience):
             break
         loss = trainer.run_epoch(data, epoch)
-        score = top1(model, validation, settings.batch_size) if validation is not None else None
+        is_settled = hook is None or (epoch + 1) / settings.epochs >= hook.settled_at
+        score = top1(model, validation, settings.batch_size) if validation is not None and is_settled else None
         if history.record(loss, score):
             best = copy_state(model)
         checkpoint.save({"trainer": trainer.state(), "history": asdict(history), "best": best})
@@ -132,7 +148,10 @@ def logits_of(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tenso
 class _Trainer:
     """The network, its optimizer and its random numbers: what one epoch changes and a checkpoint holds."""
 
-    def __init__(self, model: nn.Module, loss_function: LossFunction, settings: TrainSettings) -> None:
+    def __init__(
+        self, model: nn.Module, loss_function: LossFunction, settings: TrainSettings, hook: StepHook | None
+    ) -> None:
+        self.hook = hook
         self.model = prefer_channels_last(model)
         self.settings = settings
         self.loss_function = loss_function
@@ -145,11 +164,11 @@ class _Trainer:
     def run_epoch(self, data: Labelled, epoch: int) -> float:
         """Take one step a batch and return the mean loss a sample."""
         self.wrapped.train()
-        total = 0.0
+        total, num_steps = 0.0, num_batches(len(data), self.settings.batch_size)
         for step, batch in enumerate(shuffled_batches(data, self.settings.batch_size, self.generator), start=1):
             where = f"epoch {epoch + 1}, step {step}"
             try:
-                loss = self._step(batch)
+                loss = self._step(batch, (epoch + step / num_steps) / self.settings.epochs)
             except RuntimeError as error:
                 raise CompressionError(f"{where}: the network cannot be trained: {error}") from error
             if not math.isfinite(loss):
@@ -162,7 +181,7 @@ class _Trainer:
         self.scheduler.step()
         return total / len(data)
 
-    def _step(self, batch: Labelled) -> float:
+    def _step(self, batch: Labelled, progress: float) -> float:
         """Learn from one batch and return its loss."""
         inputs = tuple(shift_images(tensor, self.settings.max_shift, self.generator) for tensor in batch.inputs)
         self.optimizer.zero_grad()
@@ -170,6 +189,8 @@ class _Trainer:
         value = loss.item()
         if math.isfinite(value):
             self.fabric.backward(loss)
+            if self.hook is not None:
+                self.hook.on_step(progress)
             self.optimizer.step()
         return value
 

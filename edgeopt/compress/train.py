@@ -14,7 +14,7 @@ from edgeopt.compress.batches import Labelled, load_labelled, split_validation
 from edgeopt.compress.checkpoint import Checkpoint
 from edgeopt.compress.constraints import constrained
 from edgeopt.compress.determinism import deterministic
-from edgeopt.compress.fit import LossFunction, fit, top1
+from edgeopt.compress.fit import LossFunction, StepHook, fit, top1
 from edgeopt.compress.step import StepContext, hand_on
 from edgeopt.compress.weights import model_digest, refuse_not_finite
 from edgeopt.training import TrainSettings
@@ -73,8 +73,12 @@ def train_network(
     settings: TrainSettings,
     folder: Path,
     description: str,
+    hook: StepHook | None = None,
 ) -> TrainReport:
-    """Train ``model`` with any loss under its constraints, and hand it on; ``loss_digest`` stands for what it holds."""
+    """Train ``model`` with any loss under its constraints, and hand it on.
+
+    ``loss_digest`` stands for what the loss and the hook hold.
+    """
     refuse_not_finite(model, "before training")
     judged = load_labelled(context.open_split("held_out"), "held_out")
     everything = load_labelled(context.open_split("train"), "train")
@@ -83,7 +87,7 @@ def train_network(
     digest = digest_of([loss_digest, canonical_json(structure.constraints)])
     checkpoint = Checkpoint(folder, _fingerprint(model, digest, everything, settings))
     with constrained(model, structure.constraints):
-        history = fit(model, loss_function, data, validation, settings, checkpoint, description)
+        history = fit(model, loss_function, data, validation, settings, checkpoint, description, hook)
     report = TrainReport(
         num_train=len(data),
         num_validation=0 if validation is None else len(validation),
