@@ -71,7 +71,8 @@ def distillation_loss(
 def _soft_and_hard_loss(guide: nn.Module, settings: DistillSettings) -> LossFunction:
     """Return the loss against one teacher."""
 
-    def loss(inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        assert labels is not None
         with torch.no_grad():
             teacher = logits_of(guide, inputs)
         return distillation_loss(logits, teacher, labels, settings.temperature, settings.alpha)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,15 +18,16 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LRScheduler, StepLR
 
-from edgeopt.compress.batches import Labelled, num_batches, shift_images, shuffled_batches
+from edgeopt.compress.batches import Buckets, Labelled, num_batches, num_samples, shift_images, shuffled_batches
 from edgeopt.compress.checkpoint import Checkpoint
 from edgeopt.compress.weights import copy_state, refuse_not_finite
 from edgeopt.errors import CompressionError
 from edgeopt.stage import logger, track
 from edgeopt.training import TrainSettings
 
-# From the inputs of a batch, the network's logits (N, classes) and the labels (N,) to one number.
-LossFunction = Callable[[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
+# From the inputs of a batch, the network's logits (N, classes) and the labels (N,), if there are any, to one number:
+# the mean of a sample.
+LossFunction = Callable[[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class History:
 def fit(
     model: nn.Module,
     loss_function: LossFunction,
-    data: Labelled,
-    validation: Labelled | None,
+    data: Buckets,
+    validation: Buckets,
     settings: TrainSettings,
     checkpoint: Checkpoint,
     description: str,
@@ -90,7 +91,8 @@ def fit(
         model: from the inputs ``(N, ...)`` to logits ``(N, classes)``.
         loss_function: see :data:`LossFunction`.
         data: what is trained on.
-        validation: what chooses the best epoch and the early stop; ``None`` keeps the last epoch.
+        validation: what chooses the best epoch and the early stop; none keeps the last epoch. The score is
+            :func:`top1` of its labels, or minus the loss where it has none.
         settings: how.
         checkpoint: goes on from there if it fits; saved after each epoch, and left in place for the caller to remove.
         description: the name of the training in logs and progress.
@@ -108,26 +110,48 @@ def fit(
             break
         loss = trainer.run_epoch(data, epoch)
         is_settled = hook is None or (epoch + 1) / settings.epochs >= hook.settled_at
-        score = top1(model, validation, settings.batch_size) if validation is not None and is_settled else None
+        score = trainer.score(validation) if validation and is_settled else None
         if history.record(loss, score):
             best = copy_state(model)
         checkpoint.save({"trainer": trainer.state(), "history": asdict(history), "best": best})
-        validated = "" if score is None else f", validation {score:.2%}"
+        validated = "" if score is None else f", validation {score:.4f}"
         logger.info("%s epoch %d/%d: loss %.4f%s", description, epoch + 1, settings.epochs, loss, validated)
     model.load_state_dict(best)
     model.eval()
     return history
 
 
-def top1(model: nn.Module, data: Labelled, batch_size: int) -> float:
+def top1(model: nn.Module, data: Buckets, batch_size: int) -> float:
     """Return the share of samples whose largest logit is the label's; on a tie the lower class is the answer."""
+    answers = torch.cat(list(answers_of(model, data, batch_size)))
+    labels = torch.cat([bucket.labels for bucket in data if bucket.labels is not None])
+    return int((answers == labels).sum()) / num_samples(data)
+
+
+def answers_of(model: nn.Module, data: Buckets, batch_size: int) -> Iterator[torch.Tensor]:
+    """Yield the class of the largest logit of each sample, int64 ``(N,)``, batch by batch in order."""
     model.eval()
-    num_correct = 0
     with torch.inference_mode():
-        for index in torch.split(torch.arange(len(data)), batch_size):
-            batch = data.take(index)
-            num_correct += int((logits_of(model, batch.inputs).argmax(dim=1) == batch.labels).sum())
-    return num_correct / len(data)
+        for batch in _in_order(data, batch_size):
+            yield logits_of(model, batch.inputs).argmax(dim=1)
+
+
+def mean_loss(model: nn.Module, loss_function: LossFunction, data: Buckets, batch_size: int) -> float:
+    """Return the mean loss of a sample."""
+    model.eval()
+    total = 0.0
+    with torch.inference_mode():
+        for batch in _in_order(data, batch_size):
+            loss = loss_function(batch.inputs, logits_of(model, batch.inputs), batch.labels)
+            total += float(loss) * len(batch)
+    return total / num_samples(data)
+
+
+def _in_order(data: Buckets, batch_size: int) -> Iterator[Labelled]:
+    """Yield every sample once, in batches of at most ``batch_size``."""
+    for bucket in data:
+        for index in torch.split(torch.arange(len(bucket)), batch_size):
+            yield bucket.take(index)
 
 
 def logits_of(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -161,10 +185,17 @@ class _Trainer:
         self.fabric = _quiet_fabric()
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
 
-    def run_epoch(self, data: Labelled, epoch: int) -> float:
+    def score(self, validation: Buckets) -> float:
+        """Return how well the network does: its share of right answers, or without labels minus its loss."""
+        size = self.settings.batch_size
+        if validation[0].labels is None:
+            return -mean_loss(self.model, self.loss_function, validation, size)
+        return top1(self.model, validation, size)
+
+    def run_epoch(self, data: Buckets, epoch: int) -> float:
         """Take one step a batch and return the mean loss a sample."""
         self.wrapped.train()
-        total, num_steps = 0.0, num_batches(len(data), self.settings.batch_size)
+        total, num_steps = 0.0, num_batches(data, self.settings.batch_size)
         for step, batch in enumerate(shuffled_batches(data, self.settings.batch_size, self.generator), start=1):
             where = f"epoch {epoch + 1}, step {step}"
             try:
@@ -179,7 +210,7 @@ class _Trainer:
             total += loss * len(batch)
         refuse_not_finite(self.model, f"after epoch {epoch + 1}")
         self.scheduler.step()
-        return total / len(data)
+        return total / num_samples(data)
 
     def _step(self, batch: Labelled, progress: float) -> float:
         """Learn from one batch and return its loss."""

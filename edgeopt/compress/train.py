@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from edgeopt.artifacts import canonical_json, digest_of
-from edgeopt.compress.batches import Labelled, load_labelled, split_validation
+from edgeopt.compress.batches import Buckets, Labelled, load_buckets, num_samples, samples_digest, split_validation
 from edgeopt.compress.checkpoint import Checkpoint
 from edgeopt.compress.constraints import constrained
 from edgeopt.compress.determinism import deterministic
-from edgeopt.compress.fit import LossFunction, StepHook, fit, top1
+from edgeopt.compress.fit import LossFunction, StepHook, answers_of, fit, top1
 from edgeopt.compress.step import StepContext, hand_on
 from edgeopt.compress.weights import model_digest, refuse_not_finite
 from edgeopt.training import TrainSettings
@@ -24,6 +25,7 @@ from edgeopt.training import TrainSettings
 class TrainReport:
     """How a training went, the same for a training that was interrupted; scores are shares of right top-1 answers.
 
+    ``judged_by`` says what right is: the samples' labels, or the teacher's own answers for samples without labels.
     ``validation_scores`` has one entry an epoch, or none with ``validation_share = 0``. ``held_out_score`` was
     measured once, at the end, on samples that took no part in any choice.
     """
@@ -36,11 +38,13 @@ class TrainReport:
     losses: tuple[float, ...]
     validation_scores: tuple[float, ...]
     held_out_score: float
+    judged_by: Literal["labels", "teacher"] = "labels"
 
     @property
     def summary(self) -> str:
         """The score, for people."""
-        return f"{self.held_out_score:.1%} on {self.num_held_out} held-out samples"
+        kind = "agreement with the teacher" if self.judged_by == "teacher" else ""
+        return f"{self.held_out_score:.1%} {kind + ' ' if kind else ''}on {self.num_held_out} held-out samples"
 
 
 def train(context: StepContext, settings: TrainSettings, folder: Path) -> TrainReport:
@@ -74,41 +78,70 @@ def train_network(
     folder: Path,
     description: str,
     hook: StepHook | None = None,
+    teacher: nn.Module | None = None,
 ) -> TrainReport:
     """Train ``model`` with any loss under its constraints, and hand it on.
 
-    ``loss_digest`` stands for what the loss and the hook hold.
+    Args:
+        model: the network, with the weights to start from.
+        loss_function: see :data:`edgeopt.compress.fit.LossFunction`.
+        loss_digest: stands for what the loss and the hook hold.
+        context: what the step was given.
+        settings: how.
+        folder: where the result and, while training, ``checkpoint.pt`` are written.
+        description: the name of the training in logs and progress.
+        hook: see :class:`edgeopt.compress.fit.StepHook`.
+        teacher: for samples that need no labels; its answers choose the best epoch and judge where there are none.
+
+    Raises:
+        CompressionError: the loss or a weight is not finite, or the network cannot be trained.
+        DataError: samples are missing or not finite, or not labelled where there is no teacher.
     """
     refuse_not_finite(model, "before training")
-    judged = load_labelled(context.open_split("held_out"), "held_out")
-    everything = load_labelled(context.open_split("train"), "train")
+    judged = load_buckets(context.open_split("held_out"), "held_out", needs_labels=teacher is None)
+    everything = load_buckets(context.open_split("train"), "train", needs_labels=teacher is None)
     data, validation = split_validation(everything, settings.validation_share, settings.seed)
+    judged_by: Literal["labels", "teacher"] = "labels" if judged[0].labels is not None else "teacher"
+    if teacher is not None:
+        judged = _answered(judged, teacher, settings.batch_size)
+        validation = _answered(validation, teacher, settings.batch_size)
     structure = context.structure
     digest = digest_of([loss_digest, canonical_json(structure.constraints)])
     checkpoint = Checkpoint(folder, _fingerprint(model, digest, everything, settings))
     with constrained(model, structure.constraints):
         history = fit(model, loss_function, data, validation, settings, checkpoint, description, hook)
     report = TrainReport(
-        num_train=len(data),
-        num_validation=0 if validation is None else len(validation),
-        num_held_out=len(judged),
+        num_train=num_samples(data),
+        num_validation=num_samples(validation),
+        num_held_out=num_samples(judged),
         num_epochs=history.num_epochs,
         best_epoch=history.best_epoch,
         losses=tuple(history.losses),
         validation_scores=tuple(history.validation_scores),
         held_out_score=top1(model, judged, settings.batch_size),
+        judged_by=judged_by,
     )
     hand_on(model, structure, folder)
     checkpoint.remove()
     return report
 
 
-def hard_loss(_inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross entropy of the logits with the labels."""
+def hard_loss(_inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """Return the cross entropy of the logits with the labels, which must be there."""
+    assert labels is not None
     return functional.cross_entropy(logits, labels)
 
 
-def _fingerprint(model: nn.Module, loss_digest: str, data: Labelled, settings: TrainSettings) -> str:
+def _answered(data: Buckets, teacher: nn.Module, batch_size: int) -> Buckets:
+    """Return samples without labels with the teacher's answers for labels; others as they are."""
+    if not data or data[0].labels is not None:
+        return data
+    return tuple(
+        Labelled(bucket.inputs, torch.cat(list(answers_of(teacher, (bucket,), batch_size)))) for bucket in data
+    )
+
+
+def _fingerprint(model: nn.Module, loss_digest: str, data: Buckets, settings: TrainSettings) -> str:
     """Return one digest of everything that decides how a training goes."""
     settings_text = type(settings).__name__ + canonical_json(asdict(settings))
-    return digest_of([torch.__version__, model_digest(model), loss_digest, data.digest(), settings_text])
+    return digest_of([torch.__version__, model_digest(model), loss_digest, samples_digest(data), settings_text])

@@ -5,12 +5,37 @@ import pytest
 import torch
 from small_nets import Listed
 
-from edgeopt.compress.batches import Labelled, load_labelled, shift_images, shuffled_batches, split_validation
+from edgeopt.compress.batches import (
+    Buckets,
+    Labelled,
+    load_buckets,
+    load_labelled,
+    num_batches,
+    num_samples,
+    samples_digest,
+    shift_images,
+    shuffled_batches,
+    split_validation,
+)
 from edgeopt.errors import CompressionError, DataError
+from edgeopt.samples import Sample
 
 
-def numbered(count: int) -> Labelled:
-    return Labelled((torch.arange(count, dtype=torch.float32)[:, None],), torch.arange(count))
+def numbered(*counts: int) -> Buckets:
+    """Return buckets of samples of lengths 1, 2, ..., whose values are their labels."""
+    starts = [sum(counts[:place]) for place in range(len(counts))]
+    return tuple(
+        bucket(torch.arange(start, start + count), length)
+        for length, (start, count) in enumerate(zip(starts, counts, strict=True), start=1)
+    )
+
+
+def bucket(labels: torch.Tensor, length: int) -> Labelled:
+    return Labelled((labels.float()[:, None].expand(-1, length),), labels)
+
+
+def labels_of(data: Buckets) -> list[int]:
+    return [label for part in data for label in part.labels.tolist()]
 
 
 def test_load_labelled_stacks_in_order_when_samples_are_good() -> None:
@@ -34,28 +59,69 @@ def test_load_labelled_refuses_when_samples_are_bad(images: np.ndarray, labels: 
         load_labelled(Listed(images, labels), "train")
 
 
-def test_split_validation_parts_are_disjoint_and_complete_when_split() -> None:
-    train, validation = split_validation(numbered(50), 0.2, seed=3)
+def test_load_labelled_refuses_when_shapes_differ() -> None:
+    with pytest.raises(DataError, match=r"train: samples differ in shape"):
+        load_labelled(RAGGED, "train")
 
-    assert validation is not None
-    assert (len(train), len(validation)) == (40, 10)
-    assert sorted(train.labels.tolist() + validation.labels.tolist()) == list(range(50))
+
+class Ragged:
+    """Six samples of the lengths 3 and 5 in turn; every other one has no label if ``labels`` is false."""
+
+    def __init__(self, *, labels: bool = True) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Sample:
+        signal = np.full((1, 3 + 2 * (index % 2)), index, np.float32)
+        return Sample(f"sample {index}", {"signal": signal}, index if self.labels or index % 2 else None)
+
+
+RAGGED = Ragged()
+
+
+def test_load_buckets_stacks_samples_of_one_shape_when_shapes_differ() -> None:
+    short, long = load_buckets(RAGGED, "train")
+
+    assert (short.inputs[0].shape, long.inputs[0].shape) == ((3, 3), (3, 5))
+    assert labels_of((short, long)) == [0, 2, 4, 1, 3, 5]
+    assert short.inputs[0][:, 0].tolist() == [0, 2, 4]
+
+
+def test_load_buckets_leaves_labels_out_when_one_is_missing_and_none_are_needed() -> None:
+    assert [bucket.labels for bucket in load_buckets(Ragged(labels=False), "train", needs_labels=False)] == [None] * 2
+    assert load_buckets(RAGGED, "train", needs_labels=False)[0].labels is not None
+
+
+def test_samples_digest_differs_when_values_labels_or_order_do() -> None:
+    data = numbered(3)
+    relabelled = (Labelled(data[0].inputs, data[0].labels + 1),)
+    unlabelled = (Labelled(data[0].inputs, None),)
+    turned = (data[0].take(torch.tensor([2, 1, 0])),)
+
+    assert len({samples_digest(other) for other in (data, relabelled, unlabelled, turned)}) == 4
+
+
+@pytest.mark.parametrize("counts", [(50,), (30, 20), (48, 1, 1)])
+def test_split_validation_parts_are_disjoint_and_complete_when_split(counts: tuple[int, ...]) -> None:
+    train, validation = split_validation(numbered(*counts), 0.2, seed=3)
+
+    assert (num_samples(train), num_samples(validation)) == (40, 10)
+    assert sorted(labels_of(train) + labels_of(validation)) == list(range(50))
 
 
 def test_split_validation_is_the_same_when_the_seed_is_the_same() -> None:
-    first, second, other = (split_validation(numbered(50), 0.2, seed)[1] for seed in (3, 3, 4))
+    first, second, other = (labels_of(split_validation(numbered(50), 0.2, seed)[1]) for seed in (3, 3, 4))
 
-    assert first is not None
-    assert second is not None
-    assert other is not None
-    assert first.labels.tolist() == second.labels.tolist() != other.labels.tolist()
+    assert first == second != other
 
 
 def test_split_validation_keeps_all_when_the_share_is_zero() -> None:
     train, validation = split_validation(numbered(5), 0.0, seed=0)
 
-    assert len(train) == 5
-    assert validation is None
+    assert num_samples(train) == 5
+    assert validation == ()
 
 
 def test_split_validation_refuses_when_none_are_left_to_train_on() -> None:
@@ -67,8 +133,19 @@ def test_shuffled_batches_hold_each_sample_once_when_sizes_do_not_divide() -> No
     batches = list(shuffled_batches(numbered(9), 8, torch.Generator().manual_seed(0)))
 
     assert [len(batch) for batch in batches] == [5, 4]  # not 8 and a lonely 1
-    assert sorted(label for batch in batches for label in batch.labels.tolist()) == list(range(9))
+    assert sorted(labels_of(tuple(batches))) == list(range(9))
     assert all(batch.inputs[0][:, 0].tolist() == batch.labels.tolist() for batch in batches)
+
+
+def test_shuffled_batches_are_of_one_shape_each_in_a_random_order_when_there_are_buckets() -> None:
+    data = numbered(40, 40)
+    batches = list(shuffled_batches(data, 8, torch.Generator().manual_seed(0)))
+
+    assert sorted(labels_of(tuple(batches))) == list(range(80))
+    lengths = [batch.inputs[0].shape[1] for batch in batches]
+    assert lengths.count(1) == lengths.count(2) == 5
+    assert lengths not in (sorted(lengths), sorted(lengths, reverse=True))
+    assert num_batches(data, 8) == len(batches)
 
 
 def test_shift_images_moves_each_by_whole_pixels_when_asked() -> None:
