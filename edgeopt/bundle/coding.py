@@ -24,8 +24,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from edgeopt.bundle.byte_stream import ByteStream, varint
-from edgeopt.bundle.coding_forms import FORMS, decode, encodings, find_codebook, lzma_form
+from edgeopt.bundle.coding_forms import FORMS, decode, encodings, items_of, lzma_form
 from edgeopt.bundle.weight_buffers import Constant, find_places, read_constants
 from edgeopt.errors import BundleError, ModelError
 
@@ -149,15 +151,15 @@ def decode_model(coded: bytes, size_bytes: int | None = None) -> bytes:
 
 
 def _accounted(constant: Constant, form: str, forms: Mapping[str, bytes]) -> CodedTensor:
-    codebook = find_codebook(constant.content, constant.item_bytes)
+    items = items_of(constant.content, constant.item_bytes)
     sizes = {name: len(stored) for name, stored in forms.items()}
     return CodedTensor(
         constant.name,
         constant.dtype,
         constant.num_weights,
-        len(codebook.ranks),
-        int((codebook.values[codebook.ranks] == 0).sum()),
-        len(codebook.values),
+        len(items),
+        int((items == 0).sum()),
+        len(np.unique(items)),
         len(constant.content),
         form,
         sizes.get(form, 0),

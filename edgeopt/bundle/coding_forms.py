@@ -14,8 +14,9 @@ range     a codebook, and of each value, by an adaptive coder, whether it is the
 ========  ======================================================================================================
 
 A codebook is a tensor's different values in order, as signed integers of its item size; floats are taken for the
-integers of the same bits. Lengths of Huffman codes are half a byte each, the first in the upper half. Every other
-number is a varint (:func:`edgeopt.bundle.byte_stream.varint`).
+integers of the same bits. Before it stand the item size and how many values it lists; one of all 256 bytes is not
+listed. Lengths of Huffman codes are half a byte each, the first in the upper half. Every other number is a varint
+(:func:`edgeopt.bundle.byte_stream.varint`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ FORMS = ("raw", "lzma", "huffman", "sparse", "range")  # the file has a form's p
 ITEM_BYTES = (1, 2, 4, 8)
 _MOST_VALUES = 4096  # a longer codebook does not pay
 _MOST_BYTES = 2**31 - 1
+_ALL_BYTES = np.arange(-128, 128, dtype=np.int8)
+_MOST_LISTED_BYTES = 85  # of more, the list and the lengths of codes take more than 256 lengths
 # The range coder is plain Python here, some seconds for each million weights, and pays only where one value is common.
 _MOST_RANGE_ITEMS = 1 << 24
 _LEAST_COMMON_SHARE = 0.25
@@ -43,7 +46,7 @@ _GAP_LIMITS = (8, 16, 32, 64, 128, 256)
 # lc, lp and pb: for bytes, for a flatbuffer's words, for words whose bytes are unlike. Long content gets the first.
 _LZMA_PARAMETERS = ((3, 0, 0), (2, 0, 2), (0, 1, 1), (0, 2, 2))
 _MOST_TRIED_BYTES = 1 << 16
-_DICTIONARY_BYTES = 1 << 26
+_MOST_DICTIONARY_BYTES = 1 << 26
 
 Symbols = NDArray[np.integer[Any]]
 
@@ -57,13 +60,6 @@ class Codebook:
     common: int
 
 
-def find_codebook(content: bytes, item_bytes: int) -> Codebook:
-    """Return the codebook of a tensor of at least one item."""
-    items = np.frombuffer(content, f"<i{item_bytes}")
-    values, ranks, counts = np.unique(items, return_inverse=True, return_counts=True)
-    return Codebook(values, ranks, int(counts.argmax()))
-
-
 def encodings(content: bytes, item_bytes: int, width: int) -> Mapping[str, bytes]:
     """Return a tensor in each form that may be the smallest.
 
@@ -73,10 +69,12 @@ def encodings(content: bytes, item_bytes: int, width: int) -> Mapping[str, bytes
         width: how many items lie in a row.
     """
     found = {"raw": content, "lzma": _lzma(content)}
-    codebook = find_codebook(content, item_bytes)
+    codebook = _find_codebook(content, item_bytes)
     if len(codebook.values) > _MOST_VALUES:
         return found
-    listed = varint(item_bytes) + varint(len(codebook.values)) + codebook.values.tobytes()
+    listed = varint(item_bytes) + varint(len(codebook.values))
+    if not _is_all_bytes(item_bytes, len(codebook.values)):
+        listed += codebook.values.tobytes()
     found["huffman"] = listed + _huffman(codebook.ranks, len(codebook.values))
     found["sparse"] = listed + min((_sparse(codebook, limit) for limit in _GAP_LIMITS), key=len)
     common_share = np.count_nonzero(codebook.ranks == codebook.common) / len(codebook.ranks)
@@ -117,7 +115,7 @@ def _lzma(content: bytes) -> bytes:
 
 
 def _lzma_with(content: bytes, lc: int, lp: int, pb: int) -> bytes:
-    stream = lzma.compress(content, format=lzma.FORMAT_RAW, filters=_filters(lc, lp, pb))
+    stream = lzma.compress(content, format=lzma.FORMAT_RAW, filters=_filters(lc, lp, pb, len(content)))
     return bytes([(pb * 5 + lp) * 9 + lc]) + stream
 
 
@@ -125,18 +123,36 @@ def _from_lzma(stored: bytes, size_bytes: int) -> bytes:
     rest, lc = divmod(stored[0], 9) if stored else (0, 0)
     pb, lp = divmod(rest, 5)
     try:
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(lc, lp, pb))
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(lc, lp, pb, size_bytes))
         return decoder.decompress(stored[1:], max_length=size_bytes)
     except (lzma.LZMAError, ValueError) as error:
         raise BundleError(f"an LZMA stream is damaged: {error}") from error
 
 
-def _filters(lc: int, lp: int, pb: int) -> list[dict[str, int]]:
-    parameters = {"lc": lc, "lp": lp, "pb": pb, "dict_size": _DICTIONARY_BYTES}
+def _filters(lc: int, lp: int, pb: int, size_bytes: int) -> list[dict[str, int]]:
+    """Return what the module lzma calls filters; what is coded is its own dictionary, as far as memory goes."""
+    parameters = {"lc": lc, "lp": lp, "pb": pb, "dict_size": max(4096, min(size_bytes, _MOST_DICTIONARY_BYTES))}
     return [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, **parameters}]
 
 
 # ---------------------------------------------------------------- forms with a codebook
+
+
+def items_of(content: bytes, item_bytes: int) -> Symbols:
+    """Return the items of a tensor as signed integers, ``(N,)``."""
+    return np.frombuffer(content, f"<i{item_bytes}")
+
+
+def _find_codebook(content: bytes, item_bytes: int) -> Codebook:
+    items = items_of(content, item_bytes)
+    values, ranks, counts = np.unique(items, return_inverse=True, return_counts=True)
+    if item_bytes == 1 and len(values) > _MOST_LISTED_BYTES:
+        return Codebook(_ALL_BYTES, items.astype(np.int64) + 128, int(values[counts.argmax()]) + 128)
+    return Codebook(values, ranks, int(counts.argmax()))
+
+
+def _is_all_bytes(item_bytes: int, num_values: int) -> bool:
+    return item_bytes == 1 and num_values == len(_ALL_BYTES)
 
 
 def _huffman(symbols: Symbols, num_values: int) -> bytes:
@@ -209,6 +225,9 @@ def _from_codebook(form: str, stream: ByteStream, size_bytes: int) -> bytes:
     if item_bytes not in ITEM_BYTES or size_bytes % item_bytes or not size_bytes:
         raise BundleError(f"a tensor of {size_bytes:,} bytes has items of {item_bytes}")
     num_values = stream.varint(1, _MOST_VALUES)
-    values = np.frombuffer(stream.take(num_values * item_bytes), f"<i{item_bytes}")
+    if _is_all_bytes(item_bytes, num_values):
+        values = _ALL_BYTES
+    else:
+        values = np.frombuffer(stream.take(num_values * item_bytes), f"<i{item_bytes}")
     ranks = _READERS[form](stream, num_values, size_bytes // item_bytes)
     return bytes(values[ranks].tobytes())

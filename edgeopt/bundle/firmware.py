@@ -2,7 +2,8 @@
 
 ``firmware/`` has C sources and a Make fragment, ``cmake/`` a CMake package. The model is taken in by the assembler, so
 that five megabytes need no twenty of C text, and a file of another size does not assemble. For a microcontroller, whose
-compiler may be any, model and golden vectors are C arrays.
+compiler may be any, model and golden vectors are C arrays. ``edgeopt_decode.h`` reads what
+:mod:`edgeopt.bundle.coding` writes, for firmware that keeps a coded model in flash.
 
 ``runner/`` is ``run_parity.py`` in C, for devices without Python. It travels as source, 90 kB or 25 in a packed bundle,
 because who builds the firmware has the compiler for it, and because the bundle's hashes and signature then cover it.
@@ -41,8 +42,8 @@ def write_firmware(folder: Path, model: Manifest, golden: Golden) -> None:
     firmware, cmake = folder / "firmware", folder / "cmake"
     firmware.mkdir()
     cmake.mkdir()
-    for name in ("edgeopt.h", "edgeopt_self_test.c"):
-        shutil.copyfile(_TEMPLATES / name, firmware / name)
+    for source in sorted(_TEMPLATES.glob("*.[ch]")):
+        shutil.copyfile(source, firmware / source.name)
     samples = _golden_samples(model, golden)
     (firmware / "golden.bin").write_bytes(b"".join(samples))
     symbol = c_identifier(model["name"])

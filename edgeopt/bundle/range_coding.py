@@ -150,4 +150,4 @@ def _transfer(code: _Code, symbols: Symbols, common: int, num_values: int, width
 def _learned(state: int, bit: int) -> int:
     probability, seen = state >> 10, state & _MOST_SEEN
     probability += (_ONE - probability) // seen if bit else -(probability // seen)
-    return probability << 10 | min(seen + 1, _MOST_SEEN)
+    return probability << 10 | seen + (seen < _MOST_SEEN)

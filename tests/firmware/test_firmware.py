@@ -127,7 +127,7 @@ def test_manifest_names_the_classes(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["arm64", "mcu"])
-@pytest.mark.parametrize("file", ["tiny_model.c", "edgeopt_self_test.c"])
+@pytest.mark.parametrize("file", ["tiny_model.c", "edgeopt_self_test.c", "edgeopt_decode.c", "edgeopt_lzma.c"])
 def test_sources_compile_without_a_warning_as_cpp17(bundle: Path, tmp_path: Path, file: str, target: str) -> None:
     firmware = bundle.with_name(target) / "firmware"
     options = ["-x", "c++", "-std=c++17", *WARNINGS, f'-DEDGEOPT_BUNDLE="{bundle}"', f"-I{firmware}"]
