@@ -170,4 +170,16 @@ def _inputs_read(loaded: LoadedRecipe, shared: SharedStages, specs: Sequence[Tar
     accuracy = loaded.recipe.accuracy
     metric = metric_files(accuracy.metric, loaded.folder) if accuracy else ()
     labels = (given.file for given in loaded.recipe.labels.values() if given.file is not None)
-    return tuple(sorted({loaded.source, *shared.model_files, *shared.dataset.files(), *metric, *labels, *targets}))
+    return tuple(
+        sorted(
+            {
+                loaded.source,
+                *shared.model_files,
+                *shared.other_files,
+                *shared.dataset.files(),
+                *metric,
+                *labels,
+                *targets,
+            }
+        )
+    )

@@ -17,6 +17,7 @@ from pathlib import Path
 from edgeopt.artifacts import sha256_file
 from edgeopt.errors import MissingDependencyError, ModelError
 from edgeopt.settings import ModelSettings
+from edgeopt.steps import NetworkSettings
 
 # A protobuf entry with key "location": field 1, its length 8, the key; field 2, its length, the value.
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])(?s:(.{1,127}))")
@@ -66,6 +67,17 @@ def model_files(settings: ModelSettings, folder: Path) -> tuple[Path, ...]:
         files.append(locate(settings.path, folder))
         files += _external_data(settings.path)
     return tuple(files)
+
+
+def network_files(settings: NetworkSettings, folder: Path) -> tuple[Path, ...]:
+    """Return every file that another network than the recipe's is made from.
+
+    Raises:
+        ModelError: if one is not there.
+    """
+    factory = _factory_files(settings.factory, folder) if settings.factory is not None else []
+    others = [reference for reference in (settings.structure, settings.weights) if reference is not None]
+    return (*factory, *(locate(reference, folder) for reference in others))
 
 
 def metric_files(metric: str, folder: Path) -> tuple[Path, ...]:

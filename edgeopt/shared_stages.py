@@ -12,17 +12,18 @@ from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo, TorchMod
 from edgeopt.cache import CacheEntry
 from edgeopt.dataset import DatasetFolder, checked_samples, find_dataset
 from edgeopt.errors import DataError
-from edgeopt.provenance import fingerprint, model_files
+from edgeopt.provenance import fingerprint, locate, model_files, network_files
 from edgeopt.recipe import LoadedRecipe
 from edgeopt.runner import ONNX, TORCH, StageRunner, entry_digest, read_report, save_report, settings_key
 from edgeopt.samples import Dataset, Sample, Split
 from edgeopt.settings import QuantizeSettings
 from edgeopt.stage import logger
-from edgeopt.steps import Step
+from edgeopt.steps import NetworkSettings, Step, other_networks
 from edgeopt.target import discover_targets
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import nn
 
@@ -42,7 +43,9 @@ class SharedStages:
                 "no better than chance allows",
                 hint="give real samples; --allow-random-calibration takes these all the same, and the bundle says so",
             )
+        others = (network for step in self.recipe.compress.values() for network in other_networks(step))
         self.model_files = model_files(self.recipe.model, loaded.folder)
+        self.other_files = tuple(path for network in others for path in network_files(network, loaded.folder))
         self._folder = loaded.folder
         self._ranges: dict[str, CacheEntry] = {}
         self._qdq: dict[tuple[str, str], tuple[QdqModel, CacheEntry]] = {}
@@ -87,7 +90,9 @@ class SharedStages:
             return summary
 
         before = (entry_digest(source_entry), entry_digest(self.teacher[1]))
+        others = (fingerprint(network_files(network, self._folder)) for network in other_networks(step))
         key = [*self.source_key, *before, *self.dataset.key(), settings_key(step), str(self._round_to)]
+        key += [part for files in others for part in files]
         entry = self.runner.run(name, f"compress/{step.method}.py", TORCH, key, make, resumable=True)
         self._compressions[name] = entry
         return entry
@@ -98,7 +103,9 @@ class SharedStages:
 
         teacher = source if source == TorchModel() else self.teacher[0]
         inputs = example_inputs(self.recipe.model)
-        return StepContext(self._rebuild, source, teacher, inputs, self._open, self._round_to)
+        return StepContext(
+            self._rebuild, source, teacher, inputs, self._open, self._round_to, self._other_network, self._read_weights
+        )
 
     @property
     def _round_to(self) -> int:
@@ -332,6 +339,17 @@ class SharedStages:
         from edgeopt.compress.rebuild import rebuild
 
         return rebuild(self.recipe.model, self._folder, artifact)
+
+    def _other_network(self, network: NetworkSettings) -> nn.Module:
+        from edgeopt.compress.rebuild import other_model, rebuild
+
+        settings = other_model(self.recipe.model, network.factory, network.arguments, network.weights)
+        return rebuild(settings, self._folder, TorchModel(structure=network.structure))
+
+    def _read_weights(self, reference: str) -> Mapping[str, torch.Tensor]:
+        from edgeopt.source import read_state_dict
+
+        return read_state_dict(locate(reference, self._folder))
 
     def history(self) -> dict[str, object]:
         """What training, pruning and distilling reported, for the manifest."""

@@ -79,7 +79,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ModelError: if the file holds more than tensors, or a weight is missing, left over or of another shape.
     """
-    state = _read_state_dict(path)
+    state = read_state_dict(path)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -191,7 +191,12 @@ def _stamp(module: ModuleType, folder: Path) -> tuple[str, int] | None:
     return str(path), path.stat().st_mtime_ns
 
 
-def _read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
+def read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
+    """Read a state dict without running any code.
+
+    Raises:
+        ModelError: the file is damaged, or holds more than tensors.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -8,7 +8,15 @@ from typing import Any, Protocol
 
 from edgeopt.compress.size import NetworkSize, network_size
 from edgeopt.compress.step import StepContext, result_in
-from edgeopt.steps import DistillSettings, FinetuneSettings, PruneSettings, Step
+from edgeopt.steps import (
+    DistillSettings,
+    FactorizeSettings,
+    FinetuneSettings,
+    PruneSettings,
+    ReplaceActivationsSettings,
+    Step,
+    TransferSettings,
+)
 
 
 class StepReport(Protocol):
@@ -46,6 +54,18 @@ def _do(context: StepContext, step: Step, folder: Path) -> StepReport:
             from edgeopt.compress.distill import distill
 
             return distill(context, step, folder)
+        case FactorizeSettings():
+            from edgeopt.compress.factorize import factorize
+
+            return factorize(context, step, folder)
+        case ReplaceActivationsSettings():
+            from edgeopt.compress.replace_activations import replace_activations
+
+            return replace_activations(context, step, folder)
+        case TransferSettings():
+            from edgeopt.compress.transfer import transfer
+
+            return transfer(context, step, folder)
 
 
 def _changes(before: NetworkSize, after: NetworkSize) -> list[str]:

@@ -6,14 +6,14 @@ weights is trained on under the constraints that its structure names, and nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edgeopt.compress.structure import Constraint
+from edgeopt.compress.structure import Constraint, Structure
 from edgeopt.errors import CompressionError
 
 
@@ -54,6 +54,23 @@ def constrained(model: nn.Module, constraints: Mapping[str, Constraint]) -> Iter
     finally:
         for layer, tensor in held:
             parametrize.remove_parametrizations(layer, tensor, leave_parametrized=True)
+
+
+def refuse_loss(structure: Structure, weights: Iterable[str], method: str, keeps: Collection[str] = ()) -> None:
+    """Raise if a method would make new values of weights that an earlier step constrained.
+
+    ``keeps`` are the kinds of constraints that the method does not destroy.
+
+    Raises:
+        CompressionError: names the first of them and what it would lose.
+    """
+    for name in weights:
+        kind = structure.constraints.get(name, {"kind": None})["kind"]
+        if kind is not None and kind not in keeps:
+            raise CompressionError(
+                f"{method} would make new values of weight {name!r}, which is {kind} since an earlier step",
+                hint=f"put {method} before the step that made it {kind}",
+            )
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

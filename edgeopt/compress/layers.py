@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
-from edgeopt.errors import CompressionError
+from edgeopt.errors import CompressionError, did_you_mean
 from edgeopt.stage import logger
 
 PRUNABLE = (_ConvNd, nn.Linear)
@@ -59,6 +59,40 @@ def quietly(action: Callable[[], Result]) -> Result:
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the convolutions and linear layers by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+
+
+def layers_in(model: nn.Module, name: str) -> list[str]:
+    """Return the prunable layers that a name in the recipe means: itself, or all inside it.
+
+    Raises:
+        CompressionError: there are none.
+    """
+    layers = prunable_layers(model)
+    inside = [layer for layer in layers if layer == name or layer.startswith(name + ".")]
+    if not inside:
+        raise CompressionError(
+            f"the network has no convolution or linear layer {name!r}", hint=did_you_mean(name, list(layers))
+        )
+    return inside
+
+
+def record_inputs(
+    model: nn.Module, names: list[str], example_inputs: tuple[torch.Tensor, ...]
+) -> dict[str, list[torch.Tensor]]:
+    """Return what each named layer is given, once for every time that it is called."""
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+
+    def note(name: str) -> RemovableHandle:
+        return model.get_submodule(name).register_forward_pre_hook(lambda _, given: found[name].append(given[0]))
+
+    hooks = [note(name) for name in names]
+    try:
+        with torch.no_grad():
+            run_named(model, example_inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def output_layers(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> set[str]:

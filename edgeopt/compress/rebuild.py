@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,19 @@ from torch import nn
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.channels import remove_channels
+from edgeopt.compress.low_rank import apply_factorization
+from edgeopt.compress.replace_activations import apply_replacement
 from edgeopt.compress.structure import Structure, read_structure
 from edgeopt.errors import CompressionError
 from edgeopt.provenance import locate
 from edgeopt.settings import ModelSettings
 from edgeopt.source import call_factory, check_finite, example_inputs, load_weights
 
-_APPLY = {"remove_channels": remove_channels}
+_APPLY = {
+    "remove_channels": remove_channels,
+    "factorize": apply_factorization,
+    "replace_activation": apply_replacement,
+}
 
 
 def rebuild(settings: ModelSettings, folder: Path, artifact: TorchModel) -> nn.Module:
@@ -28,7 +35,7 @@ def rebuild(settings: ModelSettings, folder: Path, artifact: TorchModel) -> nn.M
     """
     structure = read_structure(artifact.structure)
     if structure.factory is not None:
-        settings = replace(settings, weights=None, **structure.factory)
+        settings = other_model(settings, structure.factory.get("factory"), structure.factory["arguments"])
     model = call_factory(settings, folder)
     apply_structure(model, structure, example_inputs(settings))
     weights = artifact.weights or (locate(settings.weights, folder) if settings.weights else None)
@@ -36,6 +43,14 @@ def rebuild(settings: ModelSettings, folder: Path, artifact: TorchModel) -> nn.M
         load_weights(model, weights)
     check_finite(model.state_dict(), weights.name if weights else str(settings.factory))
     return model.eval()
+
+
+def other_model(
+    own: ModelSettings, factory: str | None, arguments: Mapping[str, object], weights: str | None = None
+) -> ModelSettings:
+    """Return the settings of another network; one of the recipe's own factory keeps arguments that are not named."""
+    named = dict(arguments) if factory is not None else {**own.arguments, **arguments}
+    return replace(own, factory=factory or own.factory, arguments=named, weights=weights)
 
 
 def apply_structure(model: nn.Module, structure: Structure, example_inputs: tuple[torch.Tensor, ...]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Never
 
 import torch
 from torch import nn
@@ -12,10 +13,16 @@ from torch import nn
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.structure import Structure, read_structure
 from edgeopt.compress.weights import save_weights
+from edgeopt.errors import CompressionError
 from edgeopt.samples import Dataset, Split
+from edgeopt.steps import NetworkSettings
 
 # From an artifact to its network: the recipe's factory, the structure's edits, the weights.
 Build = Callable[[TorchModel], nn.Module]
+
+
+def _none_named(reference: object) -> Never:
+    raise CompressionError(f"there is no recipe that could name another network: {reference}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class StepContext:
         example_inputs: one sample of zeros, to trace with.
         open_split: returns the samples of a split.
         round_to: a multiple that the targets want widths to be.
+        network: makes another network than the recipe's, with its structure and weights, in eval mode.
+        weights: reads a state dict by the recipe's words.
     """
 
     build: Build
@@ -37,6 +46,8 @@ class StepContext:
     example_inputs: tuple[torch.Tensor, ...]
     open_split: Callable[[Split], Dataset]
     round_to: int = 1
+    network: Callable[[NetworkSettings], nn.Module] = _none_named
+    weights: Callable[[str], Mapping[str, torch.Tensor]] = _none_named
 
     @property
     def structure(self) -> Structure:

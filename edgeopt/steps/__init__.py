@@ -11,14 +11,41 @@ from typing import Any
 
 from edgeopt.errors import RecipeError
 from edgeopt.steps.distill import DistillSettings
+from edgeopt.steps.factorize import FactorizeSettings
 from edgeopt.steps.finetune import FinetuneSettings
+from edgeopt.steps.network import NetworkSettings
 from edgeopt.steps.prune import PruneSettings
+from edgeopt.steps.replace_activations import ReplaceActivationsSettings
+from edgeopt.steps.transfer import TransferSettings
 
-__all__ = ["DistillSettings", "FinetuneSettings", "PruneSettings", "Step", "named_steps"]
+__all__ = [
+    "DistillSettings",
+    "FactorizeSettings",
+    "FinetuneSettings",
+    "NetworkSettings",
+    "PruneSettings",
+    "ReplaceActivationsSettings",
+    "Step",
+    "TransferSettings",
+    "named_steps",
+    "other_networks",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
-Step = DistillSettings | FinetuneSettings | PruneSettings
+Step = (
+    DistillSettings
+    | FactorizeSettings
+    | FinetuneSettings
+    | PruneSettings
+    | ReplaceActivationsSettings
+    | TransferSettings
+)
+
+
+def other_networks(step: Step) -> tuple[NetworkSettings, ...]:
+    """Return the networks beside the recipe's own that a step is made from."""
+    return (step,) if isinstance(step, NetworkSettings) else ()
 
 
 def named_steps(tables: list[Any]) -> dict[str, Any]:
