@@ -15,6 +15,7 @@ from typing import Any
 from bench_accuracy import accuracy_figures, accuracy_networks
 from bench_build import build_figures, footprint_figures
 from bench_calibration import calibration_figures
+from bench_compression import compression_figures, compression_networks
 from bench_figures import Figure, as_json, read_goals, table, verdict
 from bench_latency import latency_figures
 from bench_lowering import chain_figures, lowering_figures
@@ -38,6 +39,7 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "latency": ("efficientnet_lite0", "mobilenet_v2", "mnist5k", *_SEEDED),
     "agreement": ("efficientnet_lite0", "mobilenet_v2"),
     "accuracy": accuracy_networks(),
+    "compression": compression_networks(),
     "footprint": ("efficientnet_lite0", "mobilenet_v2"),
     "node-cases": (),
     "size": (),
@@ -59,6 +61,7 @@ sections:
   parity        the arm64 against the x86 bundle in their runtimes, value by value
   latency       int8 against float on one thread, paired; integer kernels; the peers
   accuracy      what int8 costs under the accuracy contract: drop, its interval, what was moved
+  compression   each network against its float teacher, trained from three seeds: bytes, accuracy (10 minutes)
   agreement     each bundle against the float network: class and noise
   footprint     sizes of files, multiplications on integers
   node-cases    ONNX's own cases of single operators, through ours and through onnx2tf (which takes an hour)
@@ -143,6 +146,8 @@ def _section(section: str, network: Network, options: argparse.Namespace) -> Ite
         return latency_figures(network, options.samples, options.rounds, options.peers)
     if section == "accuracy":
         return accuracy_figures(network)
+    if section == "compression":
+        return compression_figures(network)
     if section == "agreement":
         return agreement_figures(network, options.samples)
     return footprint_figures(network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from edgeopt.dataset import checked_samples, find_dataset
 from edgeopt.recipe import load_recipe
 from edgeopt.samples import Sample, Split
 from edgeopt.session import OnnxSession
+from edgeopt.settings import InputSettings
 
 _TO_LAYOUT = {("NCHW", "NHWC"): (0, 2, 3, 1), ("NHWC", "NCHW"): (0, 3, 1, 2)}
 
@@ -106,16 +107,11 @@ class Network:
 
     def answers(self, target: str, samples: list[Sample]) -> list[dict[str, Any]]:
         """Return what a bundle answers in its runtime, one thread, fed as an application would feed it."""
-        manifest = self.manifests[target]
-        run = parity.open_model(str(self.model(target)), parity.find_runtime(manifest["model"]["format"]))
-        return [run(self.fed(target, sample)) for sample in samples]
+        return bundle_answers(self.bundles[target], self.inputs, samples)
 
     def fed(self, target: str, sample: Sample) -> dict[str, Any]:
         """Return a sample as a bundle's model takes it: in its layout, and as integers if it takes integers."""
-        return {
-            facts["name"]: as_taken(sample.inputs[facts["name"]], self.inputs[facts["name"]].layout, facts)
-            for facts in self.manifests[target]["inputs"]
-        }
+        return fed(self.manifests[target], self.inputs, sample)
 
     def _built(self) -> dict[str, Any]:
         result = self.folder / "build.json"
@@ -134,6 +130,24 @@ class Network:
 def build_command(reference: str, out: Path) -> list[str]:
     """Return the command that builds a recipe for all targets."""
     return [sys.executable, "-m", "edgeopt", "build", reference, "--target", "all", "--out", str(out), "-q"]
+
+
+def bundle_answers(
+    bundle: Path, inputs: Mapping[str, InputSettings], samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """Return what a bundle answers in its runtime, one thread, fed as an application would feed it."""
+    manifest = parity.read_bundle(str(bundle))
+    model = bundle / str(manifest["model"]["file"])
+    run = parity.open_model(str(model), parity.find_runtime(manifest["model"]["format"]))
+    return [run(fed(manifest, inputs, sample)) for sample in samples]
+
+
+def fed(manifest: Mapping[str, Any], inputs: Mapping[str, InputSettings], sample: Sample) -> dict[str, Any]:
+    """Return a sample as a bundle's model takes it: in its layout, and as integers if it takes integers."""
+    return {
+        facts["name"]: as_taken(sample.inputs[facts["name"]], inputs[facts["name"]].layout, facts)
+        for facts in manifest["inputs"]
+    }
 
 
 def as_taken(array: Any, given_layout: str, facts: Mapping[str, Any]) -> Any:
