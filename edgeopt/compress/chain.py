@@ -14,6 +14,8 @@ from edgeopt.steps import (
     FinetuneSettings,
     PruneSettings,
     ReplaceActivationsSettings,
+    ShareSettings,
+    SparsifySettings,
     Step,
     TransferSettings,
 )
@@ -62,6 +64,14 @@ def _do(context: StepContext, step: Step, folder: Path) -> StepReport:
             from edgeopt.compress.replace_activations import replace_activations
 
             return replace_activations(context, step, folder)
+        case ShareSettings():
+            from edgeopt.compress.share import share
+
+            return share(context, step, folder)
+        case SparsifySettings():
+            from edgeopt.compress.sparsify import sparsify
+
+            return sparsify(context, step, folder)
         case TransferSettings():
             from edgeopt.compress.transfer import transfer
 

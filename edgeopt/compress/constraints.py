@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,20 +19,69 @@ from edgeopt.errors import CompressionError
 
 
 class Sparse(nn.Module):
-    """Keeps zeros zero: the weight is multiplied by the mask of what was not zero."""
+    """Keeps zeros zero: what was zero is masked.
+
+    ``scores`` of each weight are there for a mask that is tightened by them (``{"kind": "sparse", "scores": true}``).
+    """
 
     mask: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor, _constraint: Constraint) -> None:
+    def __init__(self, weight: torch.Tensor, constraint: Constraint) -> None:
         super().__init__()
         self.register_buffer("mask", weight.detach() != 0)
+        if constraint.get("scores"):
+            self.register_buffer("scores", torch.zeros_like(weight))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the weight with its zeros."""
-        return weight * self.mask
+        return weight.where(self.mask, 0)
 
 
-_KINDS = {"sparse": Sparse}
+class Shared(nn.Module):
+    """Keeps a weight to its different values, which are what is trained: a value moves by the sum of its gradients.
+
+    Zero, if it is one of them, stays zero.
+
+    Source: Han, Mao, Dally: Deep Compression, 2016, arXiv 1510.00149, section 3.3.
+    """
+
+    indices: torch.Tensor
+    is_free: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, _constraint: Constraint) -> None:
+        super().__init__()
+        codebook, indices = torch.unique(weight.detach(), return_inverse=True)
+        self.codebook: torch.Tensor = codebook
+        self.register_buffer("indices", indices)
+        self.register_buffer("is_free", codebook != 0)
+
+    def right_inverse(self, _weight: torch.Tensor) -> torch.Tensor:
+        """Return the codebook, ``(K,)``: what is trained in the weight's place."""
+        return self.codebook
+
+    def forward(self, codebook: torch.Tensor) -> torch.Tensor:
+        """Return the weight: each entry's value."""
+        weight: torch.Tensor = _Lookup.apply(codebook.where(self.is_free, 0), self.indices)  # type: ignore[no-untyped-call]
+        return weight
+
+
+class _Lookup(torch.autograd.Function):
+    """``codebook[indices]``, with a gradient that takes a quarter of the time."""
+
+    @staticmethod
+    def forward(context: Any, codebook: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(indices)
+        context.num_values = len(codebook)
+        return codebook[indices]
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (indices,) = context.saved_tensors
+        flat = gradients[0].flatten()
+        return torch.bincount(indices.flatten(), weights=flat, minlength=context.num_values).to(flat.dtype), None
+
+
+_KINDS = {"sparse": Sparse, "shared": Shared}
 
 
 @contextmanager
@@ -46,8 +96,8 @@ def constrained(model: nn.Module, constraints: Mapping[str, Constraint]) -> Iter
         layer, tensor = _place(model, name)
         if constraint.get("kind") not in _KINDS:
             raise CompressionError(f"structure: weight {name!r} has a constraint of kind {constraint.get('kind')!r}")
-        parametrization = _KINDS[constraint["kind"]](getattr(layer, tensor), constraint)
-        parametrize.register_parametrization(layer, tensor, parametrization)
+        holder = _KINDS[constraint["kind"]](getattr(layer, tensor), constraint)
+        parametrize.register_parametrization(layer, tensor, holder)
         held.append((layer, tensor))
     try:
         yield
@@ -71,6 +121,13 @@ def refuse_loss(structure: Structure, weights: Iterable[str], method: str, keeps
                 f"{method} would make new values of weight {name!r}, which is {kind} since an earlier step",
                 hint=f"put {method} before the step that made it {kind}",
             )
+
+
+def holder_of(model: nn.Module, name: str) -> tuple[nn.Module, nn.Parameter]:
+    """Return what holds a weight inside :func:`constrained`, and the parameter that is trained in its place."""
+    layer, tensor = _place(model, name)
+    holders = layer.get_submodule(f"parametrizations.{tensor}")
+    return holders.get_submodule("0"), holders.get_parameter("original")
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

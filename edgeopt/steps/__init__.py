@@ -16,6 +16,8 @@ from edgeopt.steps.finetune import FinetuneSettings
 from edgeopt.steps.network import NetworkSettings
 from edgeopt.steps.prune import PruneSettings
 from edgeopt.steps.replace_activations import ReplaceActivationsSettings
+from edgeopt.steps.share import ShareSettings
+from edgeopt.steps.sparsify import SparsifySettings
 from edgeopt.steps.transfer import TransferSettings
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "NetworkSettings",
     "PruneSettings",
     "ReplaceActivationsSettings",
+    "ShareSettings",
+    "SparsifySettings",
     "Step",
     "TransferSettings",
     "named_steps",
@@ -39,6 +43,8 @@ Step = (
     | FinetuneSettings
     | PruneSettings
     | ReplaceActivationsSettings
+    | ShareSettings
+    | SparsifySettings
     | TransferSettings
 )
 
