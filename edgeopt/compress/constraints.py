@@ -103,7 +103,9 @@ def constrained(model: nn.Module, constraints: Mapping[str, Constraint]) -> Iter
         yield
     finally:
         for layer, tensor in held:
-            parametrize.remove_parametrizations(layer, tensor, leave_parametrized=True)
+            # What was put on top of a constraint may have taken it along.
+            if parametrize.is_parametrized(layer, tensor):
+                parametrize.remove_parametrizations(layer, tensor, leave_parametrized=True)
 
 
 def refuse_loss(structure: Structure, weights: Iterable[str], method: str, keeps: Collection[str] = ()) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,8 +19,17 @@ from edgeopt.compress.constraints import constrained
 from edgeopt.compress.determinism import deterministic
 from edgeopt.compress.fit import LossFunction, StepHook, answers_of, fit, top1
 from edgeopt.compress.step import StepContext, hand_on
+from edgeopt.compress.structure import Structure
 from edgeopt.compress.weights import model_digest, refuse_not_finite
 from edgeopt.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class Along:
+    """Modules that are trained with a network and stay behind; inside ``applied()`` they do what they are there for."""
+
+    modules: nn.Module
+    applied: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ def train_network(
     description: str,
     hook: StepHook | None = None,
     teacher: nn.Module | None = None,
+    structure: Structure | None = None,
+    along: Along | None = None,
 ) -> TrainReport:
     """Train ``model`` with any loss under its constraints, and hand it on.
 
@@ -92,6 +105,8 @@ def train_network(
         description: the name of the training in logs and progress.
         hook: see :class:`edgeopt.compress.fit.StepHook`.
         teacher: for samples that need no labels; its answers choose the best epoch and judge where there are none.
+        structure: that of ``model``, if it is no longer that of ``context.source``.
+        along: what is trained along and stays behind.
 
     Raises:
         CompressionError: the loss or a weight is not finite, or the network cannot be trained.
@@ -105,11 +120,12 @@ def train_network(
     if teacher is not None:
         judged = _answered(judged, teacher, settings.batch_size)
         validation = _answered(validation, teacher, settings.batch_size)
-    structure = context.structure
+    structure = structure or context.structure
     digest = digest_of([loss_digest, canonical_json(structure.constraints)])
     checkpoint = Checkpoint(folder, _fingerprint(model, digest, everything, settings))
-    with constrained(model, structure.constraints):
-        history = fit(model, loss_function, data, validation, settings, checkpoint, description, hook)
+    with constrained(model, structure.constraints), along.applied() if along else nullcontext():
+        trained = _Together(model, along.modules) if along else model
+        history = fit(trained, loss_function, data, validation, settings, checkpoint, description, hook)
     report = TrainReport(
         num_train=num_samples(data),
         num_validation=num_samples(validation),
@@ -124,6 +140,18 @@ def train_network(
     hand_on(model, structure, folder)
     checkpoint.remove()
     return report
+
+
+class _Together(nn.Module):
+    """A network that has other modules trained with it."""
+
+    def __init__(self, network: nn.Module, along: nn.Module) -> None:
+        super().__init__()
+        self.network, self.along = network, along
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Return the network's answer."""
+        return self.network(*inputs)
 
 
 def hard_loss(_inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:

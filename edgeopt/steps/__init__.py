@@ -51,6 +51,8 @@ Step = (
 
 def other_networks(step: Step) -> tuple[NetworkSettings, ...]:
     """Return the networks beside the recipe's own that a step is made from."""
+    if isinstance(step, DistillSettings):
+        return step.teachers
     return (step,) if isinstance(step, NetworkSettings) else ()
 
 
