@@ -12,6 +12,7 @@ from edgeopt.steps import (
     DistillSettings,
     FactorizeSettings,
     FinetuneSettings,
+    LowBitSettings,
     PruneSettings,
     ReplaceActivationsSettings,
     ShareSettings,
@@ -64,6 +65,10 @@ def _do(context: StepContext, step: Step, folder: Path) -> StepReport:
             from edgeopt.compress.replace_activations import replace_activations
 
             return replace_activations(context, step, folder)
+        case LowBitSettings():
+            from edgeopt.compress.low_bit import low_bit
+
+            return low_bit(context, step, folder)
         case ShareSettings():
             from edgeopt.compress.share import share
 

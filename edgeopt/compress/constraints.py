@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from edgeopt.compress.projection import binary, from_rows, int4, rows_of, ternary
 from edgeopt.compress.structure import Constraint, Structure
 from edgeopt.errors import CompressionError
 
@@ -81,7 +82,44 @@ class _Lookup(torch.autograd.Function):
         return torch.bincount(indices.flatten(), weights=flat, minlength=context.num_values).to(flat.dtype), None
 
 
-_KINDS = {"sparse": Sparse, "shared": Shared}
+class LowBit(nn.Module):
+    """Answers with the nearest weight of few bits; the gradient goes to the float weight behind it as it is.
+
+    The constraint says the ``axis`` of the output channels, the ``block`` that has a scale of its own, and whether
+    what was zero must stay zero (``keeps_zeros``).
+    """
+
+    mask: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, constraint: Constraint) -> None:
+        super().__init__()
+        self.project = _PROJECTIONS[constraint["kind"]]
+        self.axis, self.block = constraint["axis"], constraint["block"]
+        zeros_stay = constraint["keeps_zeros"]
+        self.register_buffer("mask", weight.detach() != 0 if zeros_stay else torch.ones_like(weight, dtype=torch.bool))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the coarse weight."""
+        kept = weight.where(self.mask, 0)
+        rows = self.project(rows_of(kept.detach(), self.axis, self.block))
+        coarse: torch.Tensor = _StraightThrough.apply(kept, from_rows(rows, kept, self.axis))  # type: ignore[no-untyped-call]
+        return coarse
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Returns its second argument, exactly, and hands the gradient to its first."""
+
+    @staticmethod
+    def forward(_context: Any, _weight: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        return coarse
+
+    @staticmethod
+    def backward(_context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
+
+
+_PROJECTIONS = {"int4": int4, "ternary": ternary, "binary": binary}
+_KINDS = {"sparse": Sparse, "shared": Shared, **dict.fromkeys(_PROJECTIONS, LowBit)}
 
 
 @contextmanager

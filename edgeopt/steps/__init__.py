@@ -13,6 +13,7 @@ from edgeopt.errors import RecipeError
 from edgeopt.steps.distill import DistillSettings
 from edgeopt.steps.factorize import FactorizeSettings
 from edgeopt.steps.finetune import FinetuneSettings
+from edgeopt.steps.low_bit import LowBitSettings
 from edgeopt.steps.network import NetworkSettings
 from edgeopt.steps.prune import PruneSettings
 from edgeopt.steps.replace_activations import ReplaceActivationsSettings
@@ -24,6 +25,7 @@ __all__ = [
     "DistillSettings",
     "FactorizeSettings",
     "FinetuneSettings",
+    "LowBitSettings",
     "NetworkSettings",
     "PruneSettings",
     "ReplaceActivationsSettings",
@@ -41,6 +43,7 @@ Step = (
     DistillSettings
     | FactorizeSettings
     | FinetuneSettings
+    | LowBitSettings
     | PruneSettings
     | ReplaceActivationsSettings
     | ShareSettings

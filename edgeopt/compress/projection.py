@@ -1,0 +1,69 @@
+"""The nearest weight of few bits: 4 bits, three values or two, with a scale for each output channel or block.
+
+Each projection leaves what it made as it is, bit for bit: means are float64, and the scales of 4 bits have so few
+digits that every product with them is exact.
+
+Source: Li, Liu: Ternary Weight Networks, 2016, arXiv 1605.04711, equations 4 and 6; Rastegari et al.: XNOR-Net, 2016,
+arXiv 1603.05279, section 3.1.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from edgeopt.errors import CompressionError
+
+_INT4_MAX = 7
+_TERNARY_THRESHOLD = 0.7  # of the mean magnitude
+_SCALE_BITS = 21  # times 7 is 24, what a float32 holds
+
+
+def ternary(weight: torch.Tensor) -> torch.Tensor:
+    """Return each row as ``-a``, 0 or ``a``: 0 below 0.7 times its mean magnitude, ``a`` the mean of the others.
+
+    Args:
+        weight: ``(rows, weights)``; a row of zeros stays one.
+    """
+    magnitude = weight.double().abs()
+    is_large = magnitude > _TERNARY_THRESHOLD * magnitude.mean(dim=1, keepdim=True)
+    total, count = (magnitude * is_large).sum(dim=1, keepdim=True), is_large.sum(dim=1, keepdim=True)
+    return (weight.sign() * is_large * (total / count.clamp(min=1))).to(weight.dtype)
+
+
+def binary(weight: torch.Tensor) -> torch.Tensor:
+    """Return each row's weights ``(rows, weights)`` as ``-a`` or ``a``, its mean magnitude; zero counts as positive."""
+    scale = weight.double().abs().mean(dim=1, keepdim=True)
+    return torch.where(weight < 0, -scale, scale).to(weight.dtype)
+
+
+def int4(weight: torch.Tensor) -> torch.Tensor:
+    """Return each row's weights ``(rows, weights)`` as multiples from -7 to 7 of a seventh of its largest magnitude."""
+    mantissa, exponent = torch.frexp(weight.double().abs().amax(dim=1, keepdim=True) / _INT4_MAX)
+    scale = torch.ldexp((mantissa * 2**_SCALE_BITS).round() / 2**_SCALE_BITS, exponent)
+    steps = (weight / scale.clamp(min=torch.finfo(weight.dtype).tiny)).round().clamp(-_INT4_MAX, _INT4_MAX)
+    return (steps * scale).to(weight.dtype)
+
+
+def rows_of(weight: torch.Tensor, axis: int, block: int | None) -> torch.Tensor:
+    """Return a weight as rows that have one scale each: output channels, or blocks of so many weights in them.
+
+    Args:
+        weight: any shape.
+        axis: that of the output channels.
+        block: how many weights, in the order in which they are read; ``None`` for whole channels.
+
+    Raises:
+        CompressionError: the channel is no multiple of the block.
+    """
+    rows = weight.movedim(axis, 0).flatten(1)
+    if block is not None and rows.shape[1] % block:
+        raise CompressionError(
+            f"a channel has {rows.shape[1]} weights, expected a multiple of block = {block}",
+            hint="choose another block, or ignore the layer",
+        )
+    return rows if block is None else rows.reshape(-1, block)
+
+
+def from_rows(rows: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
+    """Return rows of :func:`rows_of` as the weight that they were taken from."""
+    return rows.reshape(like.movedim(axis, 0).shape).movedim(0, axis)
