@@ -1,44 +1,56 @@
 """Structured pruning: the channels that matter least are removed, and the network is really smaller afterwards.
 
-A channel's importance is the L1 or L2 norm of the weights that make and use it, over all layers that must lose it
-together: a residual connection couples layers, a batch norm follows its convolution. Torch-Pruning's dependency graph
-finds these groups.
+Which layers lose channels together is for :mod:`edgeopt.compress.groups` to say, what matters for
+:mod:`edgeopt.compress.importance`, how many go from where for :mod:`edgeopt.compress.allotment`, and which ratio keeps
+a budget for :mod:`edgeopt.compress.prune_budget`.
 
-Source: Li et al.: Pruning Filters for Efficient ConvNets, 2017, arXiv 1608.08710; Fang et al.: DepGraph: Towards Any
-Structural Pruning, 2023, arXiv 2301.12900.
+Source: Li et al.: Pruning Filters for Efficient ConvNets, 2017, arXiv 1608.08710; Han et al.: Learning both Weights and
+Connections for Efficient Neural Networks, 2015, arXiv 1506.02626, section 3.3 (pruning in turns with training).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import copy
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch_pruning.pruner import MagnitudePruner
-from torch_pruning.pruner.importance import MagnitudeImportance
 
+from edgeopt.artifacts import canonical_json, digest_of
+from edgeopt.compress.allotment import Population
+from edgeopt.compress.batches import Labelled, load_labelled
 from edgeopt.compress.channels import Removal, removal_edit
-from edgeopt.compress.layers import (
-    PRUNABLE,
-    num_channels,
-    output_layers,
-    prunable_layers,
-    quietly,
-    run_named,
-    traceable,
-)
-from edgeopt.compress.step import StepContext, hand_on
-from edgeopt.compress.weights import refuse_not_finite
-from edgeopt.errors import CompressionError, did_you_mean
-from edgeopt.steps import PruneSettings
+from edgeopt.compress.determinism import deterministic
+from edgeopt.compress.gradients import chosen_samples
+from edgeopt.compress.groups import Group
+from edgeopt.compress.heads import head_removal, num_heads
+from edgeopt.compress.importance import DATA_DRIVEN, Evidence, score
+from edgeopt.compress.layers import num_channels, prunable_layers, quietly, run_named, traceable
+from edgeopt.compress.prunable import Prunable, prunable
+from edgeopt.compress.prune_budget import BudgetReport, cost_function, limit_of, smallest_ratio
+from edgeopt.compress.rebuild import apply_structure
+from edgeopt.compress.sensitivity import ScanRow, damage_of, forget_scan, scan, without
+from edgeopt.compress.step import StepContext, hand_on, result_in
+from edgeopt.compress.structure import Edit, Structure
+from edgeopt.compress.train import hard_loss, train_network
+from edgeopt.compress.weights import model_digest
+from edgeopt.errors import CompressionError, DataError
+from edgeopt.steps.prune import PruneSettings
+
+# Of the largest answer: another order of float32 sums is a thousand times less.
+_SAME_ANSWER = 1e-3
+
+_THREADS = 2
 
 
 @dataclass(frozen=True)
 class LayerChange:
-    """How many output channels or features a layer had and has."""
+    """How many output channels or features a layer had and has; of an attention, how many heads."""
 
     name: str
     channels_before: int
@@ -46,148 +58,275 @@ class LayerChange:
 
 
 @dataclass(frozen=True)
+class IterationReport:
+    """The ratio that one iteration pruned to, and its score on validation samples after the training that followed."""
+
+    pruning_ratio: float
+    validation_score: float | None = None
+
+
+@dataclass(frozen=True)
 class PruneReport:
-    """The widths that pruning left."""
+    """What pruning left: widths, heads, the ratio of each iteration, the budget, and what the last scan measured."""
 
     layers: tuple[LayerChange, ...]
+    heads: tuple[LayerChange, ...]
+    iterations: tuple[IterationReport, ...]
+    budget: BudgetReport | None
+    scan: tuple[ScanRow, ...]
 
     @property
     def summary(self) -> str:
-        """Nothing: the sizes say it."""
-        return ""
+        """The ratio, where a budget found it; the sizes say the rest."""
+        if self.budget is None:
+            return ""
+        found, budget = self.iterations[-1].pruning_ratio, self.budget
+        return f"ratio {found:.3f} for {budget.kind} {budget.before:,.4g} -> {budget.after:,.4g}"
 
 
 def prune(context: StepContext, settings: PruneSettings, folder: Path) -> PruneReport:
-    """Remove channels from ``context.source`` and write what is left to ``folder``.
+    """Remove channels and heads from ``context.source`` and write what is left to ``folder``.
 
     The layers that make the network's outputs are never pruned. Before the files are handed on, the network is built
     again from them, must answer bit for bit like the one that was pruned, and must go through ``torch.export``. A
     network that was pruned before can be pruned again: the removals add up. Channels that remain are a multiple of
-    ``context.round_to``, unless ``settings.round_to`` says otherwise.
+    ``context.round_to``, unless ``settings.round_to`` says otherwise. A call that was killed goes on from its last
+    iteration, epoch and row of the scan when it is made again with the same arguments.
 
     Raises:
-        CompressionError: a layer that is not there, nothing to prune, weights that are not finite, or a network whose
-            code does not follow its layers when they shrink.
+        CompressionError: a layer that is not there, nothing to prune, weights that are not finite, a budget out of
+            reach, an importance that does not fit, or a network whose code does not follow its layers when they shrink.
+        DataError: samples are needed, and are missing or have no labels.
     """
-    inputs = context.example_inputs
     with torch.random.fork_rng(devices=[]):
-        model = context.build(context.source).eval()
-        refuse_not_finite(model, "before pruning")
-        widths_before = _widths(model)
-        removals = _remove_channels(model, inputs, settings, settings.round_to or context.round_to)
-        structure = context.structure.edited(removal_edit(removals)) if removals else context.structure
-        artifact = hand_on(model, structure, folder)
-        _check_reload(context.build(artifact).eval(), model, inputs)
-    widths = _widths(model)
-    return PruneReport(tuple(LayerChange(name, width, widths[name]) for name, width in widths_before.items()))
-
-
-class _Pruner(MagnitudePruner):  # type: ignore[misc]
-    """Torch-Pruning's pruner, but a width is rounded to the nearest multiple and never to nothing.
-
-    Its own rounding goes down, to 0 for a layer narrower than ``round_to``, which is then left as wide as it was.
-    """
-
-    def _round_to(self, num_pruned: int, num_channels: int, round_to: int) -> int:
-        return num_channels - rounded_width(num_channels - num_pruned, num_channels, round_to)
-
-
-def rounded_width(wanted: int, num_channels: int, round_to: int) -> int:
-    """Return the multiple of ``round_to`` nearest to ``wanted`` channels, in ``[round_to, num_channels]``.
-
-    Ties go up. A layer with fewer than ``round_to`` channels keeps them all.
-    """
-    if num_channels < round_to:
-        return num_channels
-    nearest = (wanted + round_to // 2) // round_to * round_to
-    return max(round_to, min(nearest, num_channels // round_to * round_to))
-
-
-def _remove_channels(
-    model: nn.Module, example_inputs: tuple[torch.Tensor, ...], settings: PruneSettings, round_to: int
-) -> list[Removal]:
-    """Prune ``model`` in place and return what was removed."""
-    ratios = {layer: ratio for name, ratio in settings.pruning_ratios.items() for layer in _layers_in(model, name)}
-    with traceable(model):
-        shapes = [output.shape for output in run_named(model, example_inputs)]
-        outputs = output_layers(model, example_inputs)
-        ignored = outputs.union(*(_layers_in(model, name) for name in settings.ignored_layers))
-        _refuse_no_choice(model, outputs, ignored, ratios)
-        pruner = quietly(lambda: _pruner(model, example_inputs, settings, round_to, ignored, ratios))
-        quietly(pruner.step)
-        if shapes != [output.shape for output in run_named(model, example_inputs)]:
-            raise CompressionError(
-                "pruning changed the shape of the network's outputs", hint="name more ignored_layers"
-            )
-    removals = [(name, is_output, channels) for name, is_output, channels in pruner.pruning_history() if channels]
-    if not removals and max((settings.pruning_ratio, *ratios.values())) > 0:
-        raise CompressionError(
-            f"nothing was pruned: no group of layers can lose channels and keep a multiple of {round_to}",
-            hint="lower round_to, raise pruning_ratio or ignore fewer layers",
+        first = _prunable(context, settings)
+        current, iterations = context, []
+        for number in range(1, settings.iterations):
+            report, current = _prune_and_train(context, current, first, settings, number, folder)
+            iterations.append(report)
+        last = _Iteration(current, first, settings, 1.0, folder)
+        ratio, artifact_model = last.prune_into(folder)
+        for number in range(1, settings.iterations):
+            shutil.rmtree(_iteration_folder(folder, number))
+        forget_scan(folder)
+        return PruneReport(
+            _changes(_widths(first.model), _widths(artifact_model)),
+            _changes(_heads(first, first.model), _heads(first, artifact_model)),
+            (*iterations, IterationReport(ratio)),
+            last.budget_report(artifact_model),
+            tuple(last.rows),
         )
-    return removals
 
 
-def _pruner(
-    model: nn.Module,
-    example_inputs: tuple[torch.Tensor, ...],
-    settings: PruneSettings,
-    round_to: int,
-    ignored: Iterable[str],
-    ratios: Mapping[str, float],
-) -> Any:
-    """Return Torch-Pruning's magnitude pruner; the dicts are passed because its own defaults are shared."""
-    layers = prunable_layers(model)
-    return _Pruner(
-        model,
-        example_inputs,
-        importance=MagnitudeImportance(p=1 if settings.importance == "l1" else 2),
-        global_pruning=settings.scope == "global",
-        pruning_ratio=settings.pruning_ratio,
-        pruning_ratio_dict={layers[name]: ratio for name, ratio in ratios.items()},
-        ignored_layers=[layers[name] for name in sorted(ignored)],
-        round_to=round_to,
-        in_channel_groups={},
-        out_channel_groups={},
-        num_heads={},
-        root_module_types=list(PRUNABLE),
-    )
+def _prunable(context: StepContext, settings: PruneSettings) -> Prunable:
+    model = context.build(context.source).eval()
+    return prunable(model, context.structure, settings, context.example_inputs)
 
 
-def _layers_in(model: nn.Module, name: str) -> list[str]:
-    """Return the prunable layers that a name in the recipe means: itself, or all inside it.
+def _prune_and_train(
+    context: StepContext, current: StepContext, first: Prunable, settings: PruneSettings, number: int, folder: Path
+) -> tuple[IterationReport, StepContext]:
+    """Do one iteration that is not the last, or find it done; return its report and what the next one starts from."""
+    assert settings.finetune is not None
+    place = _iteration_folder(folder, number)
+    done, following = place / "iteration.json", replace(context, source=result_in(place))
+    fingerprint = digest_of([model_digest(first.model), canonical_json(asdict(settings))])
+    if done.is_file() and (content := json.loads(done.read_text(encoding="utf-8")))["fingerprint"] == fingerprint:
+        return IterationReport(**content["report"]), following
+    pruned_in = place / "pruned"
+    pruned_in.mkdir(parents=True, exist_ok=True)
+    ratio, _ = _Iteration(current, first, settings, number / settings.iterations, place).prune_into(pruned_in)
+    pruned = replace(context, source=result_in(pruned_in))
+    with deterministic(settings.finetune.seed, settings.finetune.threads):
+        model = pruned.build(pruned.source)
+        description = f"iteration {number} of {settings.iterations}"
+        trained = train_network(model, hard_loss, "", pruned, settings.finetune, place, description)
+    score = trained.validation_scores[trained.best_epoch - 1] if trained.validation_scores else None
+    report = IterationReport(ratio, score)
+    done.write_text(canonical_json({"fingerprint": fingerprint, "report": asdict(report)}), encoding="utf-8")
+    return report, following
+
+
+def _iteration_folder(folder: Path, number: int) -> Path:
+    return folder / f"iteration-{number}"
+
+
+class _Iteration:
+    """One pruning of a network, ``share`` of the way from what the step began with to what it is to reach."""
+
+    def __init__(
+        self, context: StepContext, first: Prunable, settings: PruneSettings, share: float, folder: Path
+    ) -> None:
+        self.context, self.settings, self.share, self.folder = context, settings, share, folder
+        self.first = first
+        self.now = _prunable(context, settings)
+        self.rows: list[ScanRow] = []
+        self.cost = cost_function(context, settings, first.model) if settings.budget else None
+        self.channels, self.heads = self._populations()
+
+    def prune_into(self, folder: Path) -> tuple[float, nn.Module]:
+        """Prune to the ratio that is asked for or found, hand the network on, and return both."""
+        ratio = self.settings.ratio * self.share if self.cost is None else self._ratio_for_budget()
+        edits = self._edits(ratio)
+        asked = (ratio, self.settings.head_ratio, *self.settings.pruning_ratios.values())
+        if not edits and self.settings.budget is None and max(asked) > 0:
+            raise CompressionError(
+                f"nothing was pruned: no group of layers can lose channels and keep a multiple of {self._round_to}",
+                hint="lower round_to, raise pruning_ratio or ignore fewer layers",
+            )
+        model = self._edited(edits)
+        self._refuse_other_heads(edits)
+        structure = self.now.structure if edits else self.context.structure
+        for edit in edits:
+            structure = structure.edited(edit)
+        model = model if edits else self.context.build(self.context.source).eval()
+        artifact = hand_on(model, structure, folder)
+        _check_reload(self.context.build(artifact).eval(), model, self.context.example_inputs)
+        return ratio, model
+
+    def budget_report(self, model: nn.Module) -> BudgetReport | None:
+        """Return what the budget came to."""
+        if self.cost is None or self.settings.budget is None:
+            return None
+        before = self.cost(self.first.model)
+        return BudgetReport(
+            self.settings.budget.kind, limit_of(self.settings.budget, before, 1.0), before, self.cost(model)
+        )
+
+    @property
+    def _round_to(self) -> int:
+        return self.settings.round_to or self.context.round_to
+
+    def _ratio_for_budget(self) -> float:
+        assert self.cost is not None
+        assert self.settings.budget is not None
+        limit = limit_of(self.settings.budget, self.cost(self.first.model), self.share)
+        return smallest_ratio(
+            lambda ratio: self._edited(self._edits(ratio)), self.cost, limit, self.settings.budget.kind
+        )
+
+    def _populations(self) -> tuple[Population, Population]:
+        """Rank the units of all groups, and scan them if that is the scope."""
+        own, settings = self.first.own_ratios, self.settings
+        channels = [g for g in self.now.channels if settings.budget or own.get(g.name, settings.ratio)]
+        heads = [g for g in self.now.heads if own.get(g.name, settings.head_ratio)]
+        groups = [*channels, *heads]
+        with traceable(self.now.model), deterministic(settings.seed, _THREADS):
+            scores = score(settings.importance, groups, Evidence(self.now.model, self._samples, settings.seed))
+            if settings.scope == "sensitivity":
+                samples = self._samples()
+                self.rows = scan(self.now.model, groups, scores, settings.scan_ratios, samples, self.folder)
+        began_with = {group.name: group.num_units for group in (*self.first.channels, *self.first.heads)}
+
+        def population(part: Sequence[Group], part_scores: Sequence[torch.Tensor]) -> Population:
+            ratios = [own.get(group.name) for group in part]
+            damage = [damage_of(group, self.rows) for group in part] if self.rows else []
+            units = [began_with[group.name] for group in part]
+            return Population(part, list(part_scores), units, ratios, self._round_to, damage)
+
+        split = len(channels)
+        return population(channels, scores[:split]), population(heads, scores[split:])
+
+    def _samples(self) -> Labelled:
+        """Return the training samples that decide, the same in whatever order they are stored."""
+        try:
+            data = load_labelled(self.context.open_split("train"), "train")
+        except DataError as error:
+            asked = f"importance = {self.settings.importance!r}"
+            by = asked if self.settings.importance in DATA_DRIVEN else "scope = 'sensitivity'"
+            raise DataError(
+                f"{by}: {error.message}", hint='importance = "l2" and scope = "global" need none'
+            ) from error
+        return chosen_samples(data, self.settings.num_samples)
+
+    def _edits(self, ratio: float) -> list[Edit]:
+        """Return what removes the channels of a ratio, and the heads of theirs."""
+        scope = self.settings.scope
+        channels = self.channels.removed(self.channels.kept(ratio, self.share, scope))
+        heads = self.heads.removed(self.heads.kept(self.settings.head_ratio * self.share, self.share, scope))
+        return _edits(self.channels.groups, channels) + _edits(self.heads.groups, heads)
+
+    def _edited(self, edits: Sequence[Edit]) -> nn.Module:
+        """Return a copy of the network after the edits.
+
+        Raises:
+            CompressionError: it cannot be run any more; names the group that must stay whole.
+        """
+        model, inputs = copy.deepcopy(self.now.model), self.context.example_inputs
+        try:
+            _apply(model, edits, inputs)
+        except CompressionError as error:
+            raise self._culprit(edits, error) from error
+        return model
+
+    def _refuse_other_heads(self, edits: Sequence[Edit]) -> None:
+        """Raise unless removing heads does what putting zeros behind them does.
+
+        Raises:
+            CompressionError: the network's code lays out its heads in another way.
+        """
+        removals = {
+            removal["attention"]: removal["heads"]
+            for edit in edits
+            for removal in edit["removed"]
+            if "heads" in removal
+        }
+        inputs = _noise(self.context.example_inputs)
+        with ExitStack() as stack, torch.no_grad():
+            actual = run_named(self._edited([edit for edit in edits if edit["kind"] == "remove_heads"]), inputs)
+            for group in self.heads.groups:
+                stack.enter_context(without(group, torch.tensor(removals.get(group.attention, []), dtype=torch.int64)))
+            expected = run_named(self.now.model, inputs)
+        for one, other in zip(expected, actual, strict=True):
+            if (one - other).abs().max() > _SAME_ANSWER * one.abs().max():
+                raise CompressionError(
+                    "the network answers otherwise without its heads than with zeros for them",
+                    hint="its attention does not keep the channels of a head side by side, or scales by their number: "
+                    "set head_ratio = 0",
+                )
+
+    def _culprit(self, edits: Sequence[Edit], error: CompressionError) -> CompressionError:
+        """Return an error that names the first group that cannot be pruned alone."""
+        for edit in edits:
+            for removal in edit["removed"]:
+                try:
+                    _apply(copy.deepcopy(self.now.model), [{**edit, "removed": [removal]}], self.context.example_inputs)
+                except CompressionError as reason:
+                    name = removal.get("attention", removal.get("layer"))
+                    return CompressionError(
+                        f"the group of layer {name!r} cannot be pruned: {reason.message}",
+                        hint=f"its code depends on its width: set ignored_layers = [{json.dumps(name)}]",
+                    )
+        return error
+
+
+def _edits(groups: Sequence[Group], gone: Sequence[torch.Tensor]) -> list[Edit]:
+    """Return the edit that removes some units of each group, or none if nothing goes."""
+    losing = [(group, units) for group, units in zip(groups, gone, strict=True) if len(units)]
+    if not losing:
+        return []
+    if losing[0][0].attention is not None:
+        return [{"kind": "remove_heads", "removed": [head_removal(group, units) for group, units in losing]}]
+    removals: list[Removal] = [(group.name, True, group.channels_of(units)) for group, units in losing]
+    return [removal_edit(removals)]
+
+
+def _apply(model: nn.Module, edits: Sequence[Edit], example_inputs: tuple[torch.Tensor, ...]) -> None:
+    """Make the edits in place.
 
     Raises:
-        CompressionError: there are none.
+        CompressionError: the network cannot be run afterwards, or answers in another shape.
     """
-    layers = prunable_layers(model)
-    inside = [layer for layer in layers if layer == name or layer.startswith(name + ".")]
-    if not inside:
-        raise CompressionError(
-            f"the network has no convolution or linear layer {name!r}", hint=did_you_mean(name, list(layers))
-        )
-    return inside
-
-
-def _refuse_no_choice(model: nn.Module, outputs: set[str], ignored: set[str], ratios: Mapping[str, float]) -> None:
-    """Raise if no layer is left to prune, or a ratio is asked of a layer that makes an output."""
-    pinned = sorted(outputs & {name for name, ratio in ratios.items() if ratio > 0})
-    if pinned:
-        raise CompressionError(f"layer {pinned[0]!r} makes an output of the network, whose shape must stay")
-    if not set(prunable_layers(model)) - ignored:
-        raise CompressionError(
-            "nothing to prune: every convolution and linear layer makes an output or is ignored",
-            hint="remove [prune] or ignore fewer layers",
-        )
+    with torch.no_grad():
+        shapes = [output.shape for output in run_named(model, example_inputs)]
+        apply_structure(model, Structure(edits=tuple(edits)), example_inputs)
+        if shapes != [output.shape for output in run_named(model, example_inputs)]:
+            raise CompressionError("the network's outputs have another shape afterwards")
 
 
 def _check_reload(rebuilt: nn.Module, pruned: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> None:
     """Raise unless the rebuilt network answers bit for bit like the pruned one and can be exported."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = tuple(
-        torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
-        for tensor in example_inputs
-    )
+    inputs = _noise(example_inputs)
     with torch.no_grad():
         for expected, actual in zip(run_named(pruned, inputs), run_named(rebuilt, inputs), strict=True):
             if not torch.equal(expected, actual):
@@ -198,6 +337,24 @@ def _check_reload(rebuilt: nn.Module, pruned: nn.Module, example_inputs: tuple[t
         raise CompressionError(f"the pruned network cannot be exported: {error}") from error
 
 
+def _noise(example_inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for tensor in example_inputs
+    )
+
+
 def _widths(model: nn.Module) -> dict[str, int]:
     """Return the output channels of every prunable layer."""
     return {name: num_channels(layer) for name, layer in prunable_layers(model).items()}
+
+
+def _heads(first: Prunable, model: nn.Module) -> dict[str, int]:
+    """Return the heads of every attention whose heads may go."""
+    names = [group.attention for group in first.heads if group.attention is not None]
+    return {name: num_heads(model.get_submodule(name)) for name in names}
+
+
+def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[LayerChange, ...]:
+    return tuple(LayerChange(name, count, after[name]) for name, count in before.items())

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
+from edgeopt.compress.attention import split_attention
 from edgeopt.compress.channels import remove_channels
 from edgeopt.compress.folding import fold_batch_norm
+from edgeopt.compress.heads import remove_heads
 from edgeopt.compress.low_rank import apply_factorization
 from edgeopt.compress.replace_activations import apply_replacement
 from edgeopt.compress.structure import Structure, read_structure
@@ -22,6 +24,8 @@ from edgeopt.source import call_factory, check_finite, example_inputs, load_weig
 
 _APPLY = {
     "remove_channels": remove_channels,
+    "remove_heads": remove_heads,
+    "split_attention": split_attention,
     "factorize": apply_factorization,
     "fold_batch_norm": fold_batch_norm,
     "replace_activation": apply_replacement,

@@ -38,6 +38,7 @@ class StepContext:
         round_to: a multiple that the targets want widths to be.
         network: makes another network than the recipe's, with its structure and weights, in eval mode.
         weights: reads a state dict by the recipe's words.
+        relative_latency: returns how long a network takes in a target's runtime, as a share of another one.
     """
 
     build: Build
@@ -48,6 +49,7 @@ class StepContext:
     round_to: int = 1
     network: Callable[[NetworkSettings], nn.Module] = _none_named
     weights: Callable[[str], Mapping[str, torch.Tensor]] = _none_named
+    relative_latency: Callable[[nn.Module, nn.Module, str], float] | None = None
 
     @property
     def structure(self) -> Structure:

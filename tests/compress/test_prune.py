@@ -11,9 +11,10 @@ from small_nets import build_small, prune_stage, rebuilding, small_net, step_con
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
+from edgeopt.compress.allotment import rounded_width
 from edgeopt.compress.chain import run_step
 from edgeopt.compress.layers import count_macs, output_layers, traceable
-from edgeopt.compress.prune import PruneReport, rounded_width
+from edgeopt.compress.prune import PruneReport
 from edgeopt.compress.rebuild import apply_structure
 from edgeopt.compress.structure import read_structure
 from edgeopt.errors import CompressionError
