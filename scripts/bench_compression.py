@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench_figures import Figure
 from bench_network import Network, NotMeasured
+from bench_pruned import agreement_figures, latency_figures, people_figures
 from bench_seeds import drop_figure, trained_pairs
 
 from edgeopt.bundle.coding import coded_size
@@ -51,7 +52,12 @@ def float_weights_bytes(model: Path) -> int:
 
 
 _MEASURES: Mapping[str, Measure] = {
+    "lenet_300_100": coded_figures,
+    "lenet_5": coded_figures,
     "mnist5k": model_file_figures,
+    "resnet20": latency_figures,
+    "gestures": people_figures,
+    "lite0_pruned": agreement_figures,
 }
 
 
