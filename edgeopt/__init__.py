@@ -5,6 +5,7 @@
     result = edgeopt.build("mnist5k", targets=["arm64", "x86"])
     report = edgeopt.verify(result.bundles[0].path)
     edgeopt.convert("model.onnx", "model.tflite")
+    small = edgeopt.compress_network(network, [PruneSettings(pruning_ratio=0.5)], example_inputs, Path("pruned"))
 
 Everything here is loaded when it is first used, so that ``import edgeopt`` costs nothing.
 """
@@ -18,6 +19,7 @@ from edgeopt.errors import EdgeoptError
 
 if TYPE_CHECKING:
     from edgeopt.anatomy import inspect
+    from edgeopt.compression import Compressed, compress_network
     from edgeopt.conversion import convert
     from edgeopt.inspection import Inspection
     from edgeopt.pipeline import BuildResult, build
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
 __all__ = [
     "BuildResult",
     "BuiltBundle",
+    "Compressed",
     "EdgeoptError",
     "Inspection",
     "LoadedRecipe",
     "ParityReport",
     "build",
+    "compress_network",
     "convert",
     "inspect",
     "load_recipe",
@@ -42,10 +46,12 @@ __all__ = [
 _HOME = {
     "BuildResult": "pipeline",
     "BuiltBundle": "target_stages",
+    "Compressed": "compression",
     "Inspection": "inspection",
     "LoadedRecipe": "recipe",
     "ParityReport": "verdict",
     "build": "pipeline",
+    "compress_network": "compression",
     "convert": "conversion",
     "inspect": "anatomy",
     "load_recipe": "recipe",

@@ -19,6 +19,7 @@ from bench_compression import compression_figures, compression_networks
 from bench_figures import Figure, as_json, read_goals, table, verdict
 from bench_latency import latency_figures
 from bench_lowering import chain_figures, lowering_figures
+from bench_methods import method_figures
 from bench_network import Network, NotMeasured
 from bench_node_cases import node_case_figures
 from bench_parity import agreement_figures, parity_figures
@@ -40,6 +41,7 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "agreement": ("efficientnet_lite0", "mobilenet_v2"),
     "accuracy": accuracy_networks(),
     "compression": compression_networks(),
+    "methods": ("mnist5k",),
     "footprint": ("efficientnet_lite0", "mobilenet_v2"),
     "node-cases": (),
     "size": (),
@@ -62,6 +64,7 @@ sections:
   latency       int8 against float on one thread, paired; integer kernels; the peers
   accuracy      what int8 costs under the accuracy contract: drop, its interval, what was moved
   compression   each network against its float teacher, trained from three seeds: bytes, accuracy (10 minutes)
+  methods       what each method of [[compress]] was asked for and what the target gained of it (10 minutes)
   agreement     each bundle against the float network: class and noise
   footprint     sizes of files, multiplications on integers
   node-cases    ONNX's own cases of single operators, through ours and through onnx2tf (which takes an hour)
@@ -148,6 +151,8 @@ def _section(section: str, network: Network, options: argparse.Namespace) -> Ite
         return accuracy_figures(network)
     if section == "compression":
         return compression_figures(network)
+    if section == "methods":
+        return method_figures(network)
     if section == "agreement":
         return agreement_figures(network, options.samples)
     return footprint_figures(network)
