@@ -35,6 +35,10 @@ class Labelled:
         labels = None if self.labels is None else self.labels[index]
         return Labelled(tuple(tensor[index] for tensor in self.inputs), labels)
 
+    def split(self, count: int) -> list[Labelled]:
+        """Return the samples in ``count`` parts whose sizes differ by at most 1."""
+        return [self.take(index) for index in torch.arange(len(self)).tensor_split(count)] if count > 1 else [self]
+
 
 # Samples of one shape are one bucket; a network that takes any length is trained on several.
 Buckets = tuple[Labelled, ...]
@@ -181,3 +185,21 @@ def shift_images(images: torch.Tensor, max_shift: int, generator: torch.Generato
     image = torch.arange(num_images)[:, None, None, None]
     channel = torch.arange(num_channels)[None, :, None, None]
     return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def flip_images(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Mirror every other image, at random, left to right.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        generator: where the choice comes from.
+
+    Raises:
+        CompressionError: the tensor has not four dimensions.
+    """
+    if images.dim() != 4:
+        raise CompressionError(
+            f"flip needs images (N, C, H, W), got an input of shape {tuple(images.shape)}", hint="set flip = false"
+        )
+    is_flipped = torch.randint(2, (len(images), 1, 1, 1), generator=generator, dtype=torch.bool)
+    return torch.where(is_flipped, images.flip(3), images)

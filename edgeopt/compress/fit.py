@@ -1,4 +1,4 @@
-"""The training loop that ``train`` and ``distill`` share: epochs, checkpoints, the best epoch, early stop.
+"""The training loop that every step shares: epochs, checkpoints, the best epoch, early stop.
 
 Everything that decides the result is seeded and saved, so a training that was killed and called again ends with the
 same bits as one that was left alone.
@@ -7,19 +7,42 @@ same bits as one that was left alone.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LRScheduler, StepLR
 
-from edgeopt.compress.batches import Buckets, Labelled, num_batches, num_samples, shift_images, shuffled_batches
+from edgeopt.compress.average import Average
+from edgeopt.compress.batch_norm import whole_batch_norm
+from edgeopt.compress.batches import (
+    Buckets,
+    Labelled,
+    flip_images,
+    num_batches,
+    num_samples,
+    shift_images,
+    shuffled_batches,
+)
 from edgeopt.compress.checkpoint import Checkpoint
+from edgeopt.compress.history import History
+from edgeopt.compress.optimizers import make_optimizer
+from edgeopt.compress.parallel import (
+    clip_gradients,
+    gathered,
+    is_lost_connection,
+    is_sharded,
+    make_fabric,
+    num_processes,
+    part_of,
+    quiet_about_unused,
+    sharded_copy,
+    spread,
+    total_over_processes,
+)
+from edgeopt.compress.schedules import make_schedule
 from edgeopt.compress.weights import copy_state, refuse_not_finite
 from edgeopt.errors import CompressionError
 from edgeopt.stage import logger, track
@@ -41,38 +64,6 @@ class StepHook:
 
     on_step: Callable[[float], None]
     settled_at: float = 0.0
-
-
-@dataclass
-class History:
-    """How a training went; ``best_epoch`` counts from 1, 0 before the first."""
-
-    losses: list[float] = field(default_factory=list)
-    validation_scores: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-
-    @property
-    def num_epochs(self) -> int:
-        """Return how many epochs have ended."""
-        return len(self.losses)
-
-    def record(self, loss: float, score: float | None) -> bool:
-        """Add an epoch and return whether it is the best so far: the last one where nothing is validated.
-
-        A tie goes to the later epoch, which has seen more.
-        """
-        best_before = max(self.validation_scores, default=-math.inf)
-        self.losses.append(loss)
-        if score is not None:
-            self.validation_scores.append(score)
-        is_best = score is None or score >= best_before
-        if is_best:
-            self.best_epoch = self.num_epochs
-        return is_best
-
-    def is_stalled(self, patience: int | None) -> bool:
-        """Return whether the best epoch is ``patience`` epochs ago."""
-        return patience is not None and self.num_epochs - self.best_epoch >= patience
 
 
 def fit(
@@ -101,7 +92,7 @@ def fit(
     Raises:
         CompressionError: a loss or weight is not finite, or the network cannot take a step.
     """
-    trainer = _Trainer(model, loss_function, settings, hook)
+    trainer = _Trainer(model, loss_function, settings, hook, num_batches(data, settings.batch_size))
     history, best = trainer.resume(checkpoint, description)
     for epoch in track(range(settings.epochs), total=settings.epochs, description=description):
         if epoch < history.num_epochs:  # done before the interruption
@@ -110,13 +101,17 @@ def fit(
             break
         loss = trainer.run_epoch(data, epoch)
         is_settled = hook is None or (epoch + 1) / settings.epochs >= hook.settled_at
-        score = trainer.score(validation) if validation and is_settled else None
-        if history.record(loss, score):
-            best = copy_state(model)
-        checkpoint.save({"trainer": trainer.state(), "history": asdict(history), "best": best})
+        with trainer.judged():
+            refuse_not_finite(model, f"after epoch {epoch + 1}")
+            score = trainer.score(validation) if validation and is_settled else None
+            if history.record(loss, score):
+                best = copy_state(model)
+        state = {"trainer": trainer.state(), "history": asdict(history), "best": best}
+        if trainer.fabric.is_global_zero:
+            checkpoint.save(state)
         validated = "" if score is None else f", validation {score:.4f}"
         logger.info("%s epoch %d/%d: loss %.4f%s", description, epoch + 1, settings.epochs, loss, validated)
-    model.load_state_dict(best)
+    model.load_state_dict(trainer.fabric.broadcast(best))
     model.eval()
     return history
 
@@ -170,82 +165,158 @@ def logits_of(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tenso
 
 
 class _Trainer:
-    """The network, its optimizer and its random numbers: what one epoch changes and a checkpoint holds."""
+    """The network, its optimizer and its random numbers: what one epoch changes and a checkpoint holds.
+
+    ``model`` is the caller's network and whole; ``trained`` is the same, or a copy that is spread over processes.
+    """
 
     def __init__(
-        self, model: nn.Module, loss_function: LossFunction, settings: TrainSettings, hook: StepHook | None
+        self,
+        model: nn.Module,
+        loss_function: LossFunction,
+        settings: TrainSettings,
+        hook: StepHook | None,
+        steps_per_epoch: int,
     ) -> None:
         self.hook = hook
-        self.model = prefer_channels_last(model)
+        self.model = model
         self.settings = settings
         self.loss_function = loss_function
+        self.steps_per_epoch = steps_per_epoch
         self.generator = torch.Generator().manual_seed(settings.seed)
-        optimizer = make_optimizer(model, settings)
-        self.scheduler = make_scheduler(optimizer, settings)
-        self.fabric = _quiet_fabric()
-        self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
+        self.fabric = make_fabric(settings)
+        if self.fabric.global_rank > 0 and settings.strategy != "tensor_parallel":
+            torch.manual_seed(settings.seed + self.fabric.global_rank)  # dropout of its own
+        self.trained = sharded_copy(model, settings, hook is not None) if is_sharded(settings) else model
+        self._set_up()
+        self.average = None if settings.ema_decay is None else Average(self.trained, settings.ema_decay)
+
+    def _set_up(self) -> None:
+        """Give the network to Fabric, and make what takes its steps."""
+        if self.trained is self.model:
+            self._optimizer = make_optimizer(prefer_channels_last(self.model), self.settings)
+            self.wrapped, self.optimizer = self.fabric.setup(self.model, self._optimizer)
+        else:  # parameters are others once they are spread
+            self.wrapped = self.fabric.setup_module(self.trained)
+            self._optimizer = make_optimizer(self.trained, self.settings)
+            self.optimizer = self.fabric.setup_optimizers(self._optimizer)
+        self.schedule = make_schedule(self._optimizer, self.settings, self.steps_per_epoch)
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Give ``model`` the weights that are judged and kept inside the block: the whole ones, averaged if asked."""
+        if self.trained is self.model and self.average is None:
+            yield
+            return
+        own = copy_state(self.model)
+        weights = self.trained.state_dict() if self.average is None else self.average.weights
+        self.model.load_state_dict(gathered(weights))
+        yield
+        self.model.load_state_dict(own)
 
     def score(self, validation: Buckets) -> float:
         """Return how well the network does: its share of right answers, or without labels minus its loss."""
         size = self.settings.batch_size
         if validation[0].labels is None:
-            return -mean_loss(self.model, self.loss_function, validation, size)
-        return top1(self.model, validation, size)
+            score = -mean_loss(self.model, self.loss_function, validation, size)
+        else:
+            score = top1(self.model, validation, size)
+        return self.fabric.broadcast(score)  # one decision for all processes
 
     def run_epoch(self, data: Buckets, epoch: int) -> float:
         """Take one step a batch and return the mean loss a sample."""
         self.wrapped.train()
-        total, num_steps = 0.0, num_batches(data, self.settings.batch_size)
-        for step, batch in enumerate(shuffled_batches(data, self.settings.batch_size, self.generator), start=1):
-            where = f"epoch {epoch + 1}, step {step}"
-            try:
-                loss = self._step(batch, (epoch + step / num_steps) / self.settings.epochs)
-            except RuntimeError as error:
-                raise CompressionError(f"{where}: the network cannot be trained: {error}") from error
-            if not math.isfinite(loss):
-                raise CompressionError(
-                    f"{where}: the loss is {loss}; the checkpoint of epoch {epoch} is kept",
-                    hint=f"try a lower learning_rate than {self.settings.learning_rate}",
-                )
-            total += loss * len(batch)
-        refuse_not_finite(self.model, f"after epoch {epoch + 1}")
-        self.scheduler.step()
+        total = 0.0
+        with whole_batch_norm(self.trained):
+            for step, batch in enumerate(shuffled_batches(data, self.settings.batch_size, self.generator), start=1):
+                where = f"epoch {epoch + 1}, step {step}"
+                try:
+                    loss = self._step(batch, (epoch + step / self.steps_per_epoch) / self.settings.epochs)
+                except RuntimeError as error:
+                    if is_lost_connection(error):
+                        raise
+                    raise CompressionError(f"{where}: the network cannot be trained: {error}") from error
+                if not math.isfinite(loss):
+                    raise CompressionError(
+                        f"{where}: the loss is {loss}; the checkpoint of epoch {epoch} is kept",
+                        hint=f"try a lower learning_rate than {self.settings.learning_rate}",
+                    )
+                total += loss * len(batch)
+        self.schedule.after_epoch()
         return total / num_samples(data)
 
     def _step(self, batch: Labelled, progress: float) -> float:
-        """Learn from one batch and return its loss."""
-        inputs = tuple(shift_images(tensor, self.settings.max_shift, self.generator) for tensor in batch.inputs)
+        """Learn from one batch and return its loss; nothing is learnt from one that is not finite."""
         self.optimizer.zero_grad()
-        loss = self.loss_function(inputs, logits_of(self.wrapped, inputs), batch.labels)
-        value = loss.item()
-        if math.isfinite(value):
-            self.fabric.backward(loss)
-            if self.hook is not None:
-                self.hook.on_step(progress)
-            self.optimizer.step()
-        return value
+        loss = self._gradients(self._augmented(batch))
+        if not math.isfinite(loss):
+            return loss
+        if self.settings.max_gradient_norm is not None:
+            clip_gradients(self.trained, self.settings.max_gradient_norm)
+        if self.hook is not None:
+            self.hook.on_step(progress)
+        self.optimizer.step()
+        self.schedule.after_step()
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def _augmented(self, batch: Labelled) -> Labelled:
+        inputs = tuple(shift_images(tensor, self.settings.max_shift, self.generator) for tensor in batch.inputs)
+        if self.settings.flip:
+            inputs = tuple(flip_images(tensor, self.generator) for tensor in inputs)
+        return Labelled(inputs, batch.labels)
+
+    def _gradients(self, batch: Labelled) -> float:
+        """Add up the gradients of a batch, part by part, and return its loss."""
+        total = 0.0
+        parts = [part for part in batch.split(self.settings.accumulate) if len(part)]
+        for number, whole in enumerate(parts, start=1):
+            mine, share = part_of(whole, self.settings)
+            weight = len(whole) / len(batch)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(parts)):
+                with quiet_about_unused():
+                    loss = self.loss_function(mine.inputs, logits_of(self.wrapped, mine.inputs), mine.labels)
+                # Of all processes, before any of them goes on: they must stop together.
+                total += weight * total_over_processes(loss.item() * share)
+                if not math.isfinite(total):
+                    break
+                # Gradients are averaged over the processes, where they are to be added up.
+                self.fabric.backward(loss * (weight * share * num_processes()))
+        return total
 
     def state(self) -> dict[str, Any]:
-        """Return what the next epoch depends on."""
+        """Return what the next epoch depends on, whole wherever it is computed; all processes must call it."""
+        own = torch.get_rng_state()
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "model": gathered(self.trained.state_dict()),
+            "optimizer": gathered(self._optimizer.state_dict()),
+            "scheduler": self.schedule.scheduler.state_dict(),
+            "average": None if self.average is None else gathered(self.average.state()),
             "generator": self.generator.get_state(),
-            "global_generator": torch.get_rng_state(),
+            "global_generators": list(self.fabric.all_gather(own)) if num_processes() > 1 else [own],
         }
 
     def resume(self, checkpoint: Checkpoint, description: str) -> tuple[History, dict[str, torch.Tensor]]:
         """Go on from a checkpoint that fits, or start: return the history and the weights of the best epoch."""
-        saved = checkpoint.load()
+        saved = self.fabric.broadcast(checkpoint.load() if self.fabric.is_global_zero else None)
         if saved is None:
             return History(), copy_state(self.model)
         trainer = saved["trainer"]
-        self.model.load_state_dict(trainer["model"])
-        self.optimizer.load_state_dict(trainer["optimizer"])
-        self.scheduler.load_state_dict(trainer["scheduler"])
+        like = self.trained.state_dict()
+        self.trained.load_state_dict({name: spread(tensor, like[name]) for name, tensor in trainer["model"].items()})
+        self._optimizer.load_state_dict(trainer["optimizer"])
+        for parameter, state in self._optimizer.state.items():
+            for name, value in state.items():
+                state[name] = spread(value, parameter) if isinstance(value, torch.Tensor) else value
+        self.schedule.scheduler.load_state_dict(trainer["scheduler"])
+        if self.average is not None:
+            weights = trainer["average"]["weights"]
+            own = {name: spread(tensor, like[name]) for name, tensor in weights.items()}
+            self.average.load(trainer["average"]["num_steps"], own)
         self.generator.set_state(trainer["generator"])
-        torch.set_rng_state(trainer["global_generator"])
+        if self.fabric.global_rank < len(trainer["global_generators"]):
+            torch.set_rng_state(trainer["global_generators"][self.fabric.global_rank])
         history = History(**saved["history"])
         logger.info("%s goes on after epoch %d", description, history.num_epochs)
         return history, saved["best"]
@@ -257,38 +328,3 @@ def prefer_channels_last(model: nn.Module) -> nn.Module:
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
-
-
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
-    """Return the optimizer that the settings name, over all parameters that want a gradient."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise CompressionError("the network has no parameters to train")
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
-    if settings.optimizer == "adam":
-        return Adam(parameters, lr=rate, weight_decay=decay)
-    return AdamW(parameters, lr=rate, weight_decay=decay)
-
-
-def make_scheduler(optimizer: Optimizer, settings: TrainSettings) -> LRScheduler:
-    """Return what sets the learning rate of each epoch.
-
-    ``cosine`` goes from the learning rate towards 0 over all epochs, ``step`` multiplies it by ``gamma`` every
-    ``step_epochs`` epochs, ``exponential`` by ``gamma`` every epoch.
-    """
-    if settings.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=settings.epochs)
-    if settings.schedule == "step":
-        return StepLR(optimizer, step_size=settings.step_epochs, gamma=settings.gamma)
-    if settings.schedule == "exponential":
-        return ExponentialLR(optimizer, gamma=settings.gamma)
-    return ConstantLR(optimizer, factor=1.0)
-
-
-def _quiet_fabric() -> Fabric:
-    """Return a Fabric on one CPU without its remarks about accelerators that it was told not to use."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*available but not used.*")
-        return Fabric(accelerator="cpu", devices=1)

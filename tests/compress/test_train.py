@@ -17,7 +17,9 @@ from small_nets import Build, Listed, build_small, interrupt_after, noisy_patter
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
-from edgeopt.compress.fit import History, make_optimizer, make_scheduler
+from edgeopt.compress.history import History
+from edgeopt.compress.optimizers import make_optimizer
+from edgeopt.compress.schedules import make_schedule
 from edgeopt.compress.train import TrainReport
 from edgeopt.errors import CompressionError, DataError
 from edgeopt.training import TrainSettings
@@ -215,16 +217,14 @@ def test_train_stage_refuses_when_held_out_samples_are_missing(tmp_path: Path) -
         (TrainSettings(schedule="cosine", learning_rate=1.0, epochs=4), [1, 0.853553, 0.5, 0.146447]),
     ],
 )
-def test_make_scheduler_sets_the_rate_of_each_epoch_when_stepped(
-    settings: TrainSettings, expected: list[float]
-) -> None:
+def test_make_schedule_sets_the_rate_of_each_epoch_when_stepped(settings: TrainSettings, expected: list[float]) -> None:
     optimizer = make_optimizer(nn.Linear(1, 1), settings)
-    scheduler = make_scheduler(optimizer, settings)
+    schedule = make_schedule(optimizer, settings, 1)
     rates = []
     for _ in range(4):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step()
+        schedule.after_epoch()
 
     assert rates == pytest.approx(expected, abs=1e-6)
 
