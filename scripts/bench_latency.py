@@ -21,6 +21,7 @@ from edgeopt.target import find_target, load_backend
 from edgeopt.tflite.inspect import inspect_tflite
 from edgeopt.tflite.lower import lower
 
+_LITERT = "LiteRT on this machine, not on a board"
 _REPEATS = 10  # a block of inferences: the first ones of a block find cold caches, its median does not
 
 
@@ -29,7 +30,7 @@ def latency_figures(network: Network, count: int, rounds: int, peers: Sequence[P
     (sample,) = network.samples("held_out", 1)
     yield _paired(network, "x86", _onnx_pair(network, sample), rounds, "ONNX Runtime")
     yield _convolutions(network)
-    yield _paired(network, "arm64", _litert_pair(network, sample), rounds, "LiteRT on this machine, not on a board")
+    yield _paired(network, "arm64", _litert_pair(network, sample), rounds, _LITERT)
     for name in sorted({"litert-torch", "onnx2tf 1"} - {peer.name for peer in peers}):
         reason = "no environment given with --peer-python"
         yield Figure("latency", network.name, f"arm64: edgeopt / {name}", None, "x", reason)
@@ -37,11 +38,23 @@ def latency_figures(network: Network, count: int, rounds: int, peers: Sequence[P
         yield from _beside_peers(network, sample, count, rounds, peers)
 
 
+def litert_ratio(network: Network, floating: Path, integer: Path, sample: Sample, rounds: int) -> tuple[float, str]:
+    """Return how much longer a float file takes than an int8 one in LiteRT, and a remark on the timings."""
+    files = {"float": floating, "int8": integer}
+    pair = {name: _invoke(_interpreter(path), network, sample) for name, path in files.items()}
+    return _float_over_int8(pair, rounds, _LITERT)
+
+
 def _paired(network: Network, target: str, pair: Mapping[str, Callable[[], object]], rounds: int, where: str) -> Figure:
+    value, remark = _float_over_int8(pair, rounds, where)
+    return Figure("latency", network.name, f"{target}: float / int8", value, "x", remark)
+
+
+def _float_over_int8(pair: Mapping[str, Callable[[], object]], rounds: int, where: str) -> tuple[float, str]:
     busy = load()
     taken = interleaved(pair, rounds=rounds, repeats=_REPEATS)
     remark = f"{_both(taken['float'], taken['int8'])}, {where}; {spread(taken['float'], taken['int8'])}; {busy}"
-    return Figure("latency", network.name, f"{target}: float / int8", ratio(taken["float"], taken["int8"]), "x", remark)
+    return ratio(taken["float"], taken["int8"]), remark
 
 
 def _onnx_pair(network: Network, sample: Sample) -> dict[str, Callable[[], object]]:

@@ -69,23 +69,45 @@ def trained_pair(network: Network, loaded: LoadedRecipe, folder: Path, samples: 
     Raises:
         NotMeasured: a build stops.
     """
+    graph = float_graph(network, replace(loaded, recipe=replace(loaded.recipe, compress={})))
+    bundle = built_bundle(network, loaded, folder)
+    layouts = {facts["name"]: facts["layout"] for facts in parity.read_bundle(str(bundle))["inputs"]}
+    images = {name: layout for name, layout in layouts.items() if layout != "any"}
     teacher = folder / "teacher.tflite"
-    folder.mkdir(parents=True, exist_ok=True)
+    convert(graph, teacher, input_layouts=images)
+    integers = bundle_answers(bundle, network.inputs, samples)
+    return Pair(teacher, bundle, _right(float_answers(graph, samples), samples), _right(integers, samples))
+
+
+def built_bundle(network: Network, loaded: LoadedRecipe, folder: Path) -> Path:
+    """Return the bundle that a recipe comes to, below ``folder``.
+
+    Raises:
+        NotMeasured: the build stops.
+    """
     try:
-        graph = float_graph(network, replace(loaded, recipe=replace(loaded.recipe, compress={})))
-        convert(graph, teacher)
         built = build(loaded, targets=(TARGET,), out=folder, cache=_cache(network), verify=False)
     except EdgeoptError as error:
         raise NotMeasured(f"{network.name}: {error.message}") from error
-    session, bundle = OnnxSession(graph), built.bundles[0].path
-    floats = [dict(session.run(sample.inputs)) for sample in samples]
-    integers = bundle_answers(bundle, network.inputs, samples)
-    return Pair(teacher, bundle, _right(floats, samples), _right(integers, samples))
+    return built.bundles[0].path
 
 
 def float_graph(network: Network, loaded: LoadedRecipe) -> Path:
-    """Return the float ONNX graph that a recipe comes to."""
-    return SharedStages(loaded, StageRunner(Cache(_cache(network)))).float_model[0].path
+    """Return the float ONNX graph that a recipe comes to.
+
+    Raises:
+        NotMeasured: a stage before it stops.
+    """
+    try:
+        return SharedStages(loaded, StageRunner(Cache(_cache(network)))).float_model[0].path
+    except EdgeoptError as error:
+        raise NotMeasured(f"{network.name}: {error.message}") from error
+
+
+def float_answers(graph: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Return what a float graph answers in ONNX Runtime."""
+    session = OnnxSession(graph)
+    return [dict(session.run(sample.inputs)) for sample in samples]
 
 
 def drop_figure(section: str, name: str, pairs: Sequence[Pair]) -> Figure:
