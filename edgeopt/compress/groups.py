@@ -124,9 +124,10 @@ def channel_rows(layer: nn.Module, tensor: torch.Tensor, side: Side) -> torch.Te
 
 
 def channel_groups(graph: Any, model: nn.Module) -> list[Group]:
-    """Return all groups of a dependency graph whose channels a convolution or a linear layer makes."""
+    """Return all groups whose channels a convolution or a linear layer makes, in the order of the network."""
     names = {module: name for name, module in model.named_modules()}
-    return [_group(graph, found, names) for found in graph.get_all_groups(root_module_types=list(PRUNABLE))]
+    groups = [_group(graph, found, names) for found in graph.get_all_groups(root_module_types=list(PRUNABLE))]
+    return sorted(groups, key=lambda group: list(names.values()).index(group.name))
 
 
 def _group(graph: Any, found: Any, names: dict[nn.Module, str]) -> Group:
