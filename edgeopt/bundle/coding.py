@@ -94,33 +94,25 @@ def coded_size(model_path: Path) -> CodedModel:
     if len(content) > _MOST_BYTES:
         raise ModelError(f"{model_path.name} has {len(content):,} bytes, expected at most {_MOST_BYTES:,}")
     constants = read_constants(model_path, content)
-    large = [constant for constant in constants if len(constant.content) >= _LEAST_BYTES]
-    header = _MAGIC + zlib.crc32(content).to_bytes(4, "little") + varint(len(content))
-    places = find_places(content, large)
-    header += varint(len(places))
-    rest, bodies, tensors, end = b"", [], [], 0
+    places = find_places(content, [constant for constant in constants if len(constant.content) >= _LEAST_BYTES])
+    table, rest, bodies, end = b"", b"", b"", 0
+    tensors = {id(constant): _accounted(constant, "rest", {}) for constant in constants}
     for at, constant in places:
         forms = encodings(constant.content, constant.item_bytes, constant.width)
         form = min(forms, key=lambda name: len(forms[name]))
-        header += b"".join(map(varint, (at - end, len(constant.content), len(forms[form]), FORMS.index(form))))
+        table += b"".join(map(varint, (at - end, len(constant.content), len(forms[form]), FORMS.index(form))))
         rest += content[end:at]
-        bodies.append(forms[form])
-        tensors.append(_accounted(constant, form, forms))
+        bodies += forms[form]
         end = at + len(constant.content)
-    form, coded_rest = lzma_form(rest + content[end:])
-    header += varint(len(coded_rest)) + varint(FORMS.index(form))
-    placed = {id(constant) for _, constant in places}
-    tensors += [_accounted(constant, "rest", {}) for constant in constants if id(constant) not in placed]
-    coded = b"".join([header, coded_rest, *bodies])
-    return CodedModel(coded, len(content), len(header) + len(coded_rest), tuple(tensors))
+        tensors[id(constant)] = _accounted(constant, form, forms)
+    form, stored_rest = lzma_form(rest + content[end:])
+    header = _MAGIC + zlib.crc32(content).to_bytes(4, "little") + varint(len(content)) + varint(len(places))
+    front = header + table + varint(len(stored_rest)) + varint(FORMS.index(form)) + stored_rest
+    return CodedModel(front + bodies, len(content), len(front), tuple(tensors.values()))
 
 
-def decode_model(coded: bytes, size_bytes: int | None = None) -> bytes:
+def decode_model(coded: bytes) -> bytes:
     """Return the model file that was coded.
-
-    Args:
-        coded: the coded file.
-        size_bytes: what the model file has, if that is known: another size is refused before anything is decoded.
 
     Raises:
         BundleError: the file is damaged, or was made to look like a coded one.
@@ -129,21 +121,19 @@ def decode_model(coded: bytes, size_bytes: int | None = None) -> bytes:
     if stream.take(len(_MAGIC)) != _MAGIC:
         raise BundleError("not a coded model: the identifier 'EOC1' is missing")
     checksum = int.from_bytes(stream.take(4), "little")
-    total = stream.varint(0, _MOST_BYTES)
-    if size_bytes is not None and total != size_bytes:
-        raise BundleError(f"the coded model has {total:,} bytes, expected {size_bytes:,}")
-    places, left = [], total
+    left = stream.varint(0, _MOST_BYTES)
+    places, rest_bytes = [], left
     for _ in range(stream.varint(0, _MOST_TENSORS)):
         between = stream.varint(0, left)
         size = stream.varint(0, left - between)
         places.append((between, size, stream.varint(0, len(coded)), FORMS[stream.varint(0, len(FORMS) - 1)]))
         left -= between + size
-    rest_bytes = total - sum(size for _, size, _, _ in places)
-    coded_bytes, form = stream.varint(0, len(coded)), FORMS[stream.varint(0, 1)]
-    rest = ByteStream(decode(form, stream.take(coded_bytes), rest_bytes))
+        rest_bytes -= size
+    stored_bytes, form = stream.varint(0, len(coded)), FORMS[stream.varint(0, FORMS.index("lzma"))]
+    rest = ByteStream(decode(form, stream.take(stored_bytes), rest_bytes))
     parts = []
-    for between, size, coded_bytes, form in places:
-        parts += [rest.take(between), decode(form, stream.take(coded_bytes), size)]
+    for between, size, stored_bytes, form in places:
+        parts += [rest.take(between), decode(form, stream.take(stored_bytes), size)]
     content = b"".join([*parts, rest.rest()])
     if zlib.crc32(content) != checksum:
         raise BundleError("the coded model is damaged: its CRC-32 differs")
@@ -152,16 +142,15 @@ def decode_model(coded: bytes, size_bytes: int | None = None) -> bytes:
 
 def _accounted(constant: Constant, form: str, forms: Mapping[str, bytes]) -> CodedTensor:
     items = items_of(constant.content, constant.item_bytes)
-    sizes = {name: len(stored) for name, stored in forms.items()}
     return CodedTensor(
-        constant.name,
-        constant.dtype,
-        constant.num_weights,
-        len(items),
-        int((items == 0).sum()),
-        len(np.unique(items)),
-        len(constant.content),
-        form,
-        sizes.get(form, 0),
-        sizes,
+        name=constant.name,
+        dtype=constant.dtype,
+        num_weights=constant.num_weights,
+        num_items=len(items),
+        zeros=int((items == 0).sum()),
+        num_values=len(np.unique(items)),
+        size_bytes=len(constant.content),
+        form=form,
+        coded_bytes=len(forms.get(form, b"")),
+        sizes={name: len(stored) for name, stored in forms.items()},
     )

@@ -39,9 +39,8 @@ _MOST_VALUES = 4096  # a longer codebook does not pay
 _MOST_BYTES = 2**31 - 1
 _ALL_BYTES = np.arange(-128, 128, dtype=np.int8)
 _MOST_LISTED_BYTES = 85  # of more, the list and the lengths of codes take more than 256 lengths
-# The range coder is plain Python here, some seconds for each million weights, and pays only where one value is common.
-_MOST_RANGE_ITEMS = 1 << 24
-_LEAST_COMMON_SHARE = 0.25
+_LEAST_COMMON_SHARE = 0.25  # where no value is so common, Huffman's code is as good as what follows
+_MOST_SPARSE_ITEMS = 1 << 26  # a few bytes may stand for so many; the range coder takes seconds for each million
 _GAP_LIMITS = (8, 16, 32, 64, 128, 256)
 # lc, lp and pb: for bytes, for a flatbuffer's words, for words whose bytes are unlike. Long content gets the first.
 _LZMA_PARAMETERS = ((3, 0, 0), (2, 0, 2), (0, 1, 1), (0, 2, 2))
@@ -76,10 +75,10 @@ def encodings(content: bytes, item_bytes: int, width: int) -> Mapping[str, bytes
     if not _is_all_bytes(item_bytes, len(codebook.values)):
         listed += codebook.values.tobytes()
     found["huffman"] = listed + _huffman(codebook.ranks, len(codebook.values))
-    found["sparse"] = listed + min((_sparse(codebook, limit) for limit in _GAP_LIMITS), key=len)
     common_share = np.count_nonzero(codebook.ranks == codebook.common) / len(codebook.ranks)
-    if common_share >= _LEAST_COMMON_SHARE and len(codebook.ranks) <= _MOST_RANGE_ITEMS:
-        found["range"] = listed + _range(codebook, width)
+    if common_share >= _LEAST_COMMON_SHARE and len(codebook.ranks) <= _MOST_SPARSE_ITEMS:
+        found["sparse"] = listed + min((_sparse(codebook, limit) for limit in _GAP_LIMITS), key=len)
+        found["range"] = listed + _range(codebook, min(width, len(codebook.ranks)))
     return found
 
 
@@ -202,8 +201,6 @@ def _range(codebook: Codebook, width: int) -> bytes:
 
 
 def _from_range(stream: ByteStream, num_values: int, count: int) -> Symbols:
-    if count > _MOST_RANGE_ITEMS:
-        raise BundleError(f"a range-coded tensor has {count:,} items, expected at most {_MOST_RANGE_ITEMS:,}")
     common = stream.varint(0, num_values - 1)
     width = stream.varint(1, count)
     density = stream.varint(1, range_coding.FULL)
@@ -229,5 +226,8 @@ def _from_codebook(form: str, stream: ByteStream, size_bytes: int) -> bytes:
         values = _ALL_BYTES
     else:
         values = np.frombuffer(stream.take(num_values * item_bytes), f"<i{item_bytes}")
-    ranks = _READERS[form](stream, num_values, size_bytes // item_bytes)
+    count = size_bytes // item_bytes
+    if form != "huffman" and count > _MOST_SPARSE_ITEMS:
+        raise BundleError(f"a tensor in the form {form} has {count:,} items, expected at most {_MOST_SPARSE_ITEMS:,}")
+    ranks = _READERS[form](stream, num_values, count)
     return bytes(values[ranks].tobytes())

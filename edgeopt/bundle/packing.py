@@ -1,19 +1,24 @@
-"""A bundle as one compressed file: the same bundle gives the same bytes, and nothing is unpacked outside its folder."""
+"""A bundle as one compressed file: the same bundle gives the same bytes, and nothing is unpacked outside its folder.
+
+In an archive the model may be a coded one (:mod:`edgeopt.bundle.coding`); unpacking decodes it.
+"""
 
 from __future__ import annotations
 
+import io
 import lzma
 import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgeopt import parity
 from edgeopt.atomic import replace_folder
+from edgeopt.bundle import coding
 from edgeopt.bundle.signing import SIGNATURE
 from edgeopt.errors import BundleError, StorageError, UsageError
 
@@ -36,14 +41,15 @@ class PackedFile:
 
 @dataclass(frozen=True)
 class Packed:
-    """An archive that was written; ``files`` accounts for what is in it."""
+    """An archive that was written; ``files`` accounts for what is in it, ``model`` for the model if it was coded."""
 
     path: Path
     size_bytes: int
     files: tuple[PackedFile, ...]
+    model: coding.CodedModel | None = None
 
 
-def pack(bundle: Path, destination: Path | None = None) -> Packed:
+def pack(bundle: Path, destination: Path | None = None, *, coded: bool = False) -> Packed:
     """Write a bundle's listed files, and its signature if it has one, as ``.tar.xz``.
 
     Owners, modes and times are not those of this machine: times are ``SOURCE_DATE_EPOCH``, or 1970.
@@ -51,6 +57,7 @@ def pack(bundle: Path, destination: Path | None = None) -> Packed:
     Args:
         bundle: the folder; it is checked first.
         destination: by default ``NAME-TARGET.edgeopt.tar.xz`` beside the folder.
+        coded: whether the model's weights are coded, each tensor in its smallest form.
 
     Raises:
         BundleError: a file is missing or was changed.
@@ -65,6 +72,13 @@ def pack(bundle: Path, destination: Path | None = None) -> Packed:
     signature = [path.name for path in (bundle / SIGNATURE,) if path.is_file()]
     # bundle.json first: who unpacks a stream knows what comes.
     names = ["bundle.json", *sorted([*manifest["files"], *signature])]
+    contents = {name: (bundle / name).read_bytes() for name in names}
+    model = None
+    if coded:
+        file = manifest["model"]["file"]
+        model = coding.coded_size(bundle / file)
+        del contents[file]
+        contents[file + coding.SUFFIX] = model.content
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         with (
@@ -72,12 +86,12 @@ def pack(bundle: Path, destination: Path | None = None) -> Packed:
             lzma.open(temporary, "wb", preset=_PRESET) as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive,
         ):
-            for name in names:
-                _add(archive, bundle / name, name, _epoch())
+            for name, content in contents.items():
+                _add(archive, name, content, _epoch())
         temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
-    return Packed(place, place.stat().st_size, tuple(_accounted(bundle, names)))
+    return Packed(place, place.stat().st_size, tuple(_accounted(contents)), model)
 
 
 def unpack(archive: Path, destination: Path) -> Path:
@@ -98,6 +112,7 @@ def unpack(archive: Path, destination: Path) -> Path:
         try:
             with tarfile.open(archive, "r:xz") as stream, _writing(destination):
                 _extract(stream, folder)
+                _decode_model(folder)
             manifest = parity.read_bundle(str(folder))
         except (tarfile.TarError, lzma.LZMAError, EOFError, parity.BundleDamaged) as error:
             raise BundleError(f"{archive}: {error}", hint="take it again from where it was made") from error
@@ -110,6 +125,17 @@ def unpack(archive: Path, destination: Path) -> Path:
 
 
 @contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """Give a temporary folder with an archive's bundle.
+
+    Raises:
+        BundleError, StorageError: as :func:`unpack`.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeopt-") as work:
+        yield unpack(archive, Path(work) / "bundle")
+
+
+@contextmanager
 def _writing(place: Path) -> Iterator[None]:
     try:
         yield
@@ -118,11 +144,10 @@ def _writing(place: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {place}: {error.strerror}", hint=hint) from error
 
 
-def _add(archive: tarfile.TarFile, path: Path, name: str, epoch: int) -> None:
+def _add(archive: tarfile.TarFile, name: str, content: bytes, epoch: int) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o644, epoch
-    with path.open("rb") as content:
-        archive.addfile(entry, content)
+    entry.size, entry.mode, entry.mtime = len(content), 0o644, epoch
+    archive.addfile(entry, io.BytesIO(content))
 
 
 def _extract(stream: tarfile.TarFile, folder: Path) -> None:
@@ -144,9 +169,18 @@ def _extract(stream: tarfile.TarFile, folder: Path) -> None:
             shutil.copyfileobj(content, target)
 
 
-def _accounted(bundle: Path, names: list[str]) -> Iterator[PackedFile]:
-    for name in names:
-        content = (bundle / name).read_bytes()
+def _decode_model(folder: Path) -> None:
+    """Put the model file in the place of a coded one."""
+    for path in folder.glob(f"*{coding.SUFFIX}"):
+        model = path.with_suffix("")
+        if model.exists():
+            raise BundleError(f"the archive holds {model.name} twice, once coded")
+        model.write_bytes(coding.decode_model(path.read_bytes()))
+        path.unlink()
+
+
+def _accounted(contents: Mapping[str, bytes]) -> Iterator[PackedFile]:
+    for name, content in contents.items():
         yield PackedFile(name, len(content), len(lzma.compress(content, format=lzma.FORMAT_RAW, filters=_FILTERS)))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 
+from edgeopt.bundle.coding_forms import ITEM_BYTES
 from edgeopt.errors import ModelError
 
 _LEARNED = frozenset({"float", "float16", "bfloat16", "double", "int4", "uint4", "int8", "uint8", "int16", "uint16"})
@@ -100,10 +101,9 @@ def _onnx_constants(content: bytes) -> Iterator[Constant]:
 
 def _constant(name: str, dtype: str, content: bytes, shape: tuple[int, ...], num_weights: int) -> Constant:
     """Return a constant; its rows are those of the first axis with more than one place, but for the last axis."""
-    digits = dtype.lstrip("abcdefghijklmnopqrstuvwxyz") or "8"
-    item_bytes = max(1, int(digits) // 8)
-    if len(content) % item_bytes:
-        item_bytes = 1
+    item_bytes = len(content) // max(1, math.prod(shape))
+    if item_bytes not in ITEM_BYTES or len(content) % item_bytes:
+        item_bytes = 1  # packed int4, or text
     num_items = len(content) // item_bytes
     rows = next((size for size in shape[:-1] if size > 1), 1)
     return Constant(name, dtype, content, item_bytes, max(1, num_items // rows), num_weights)

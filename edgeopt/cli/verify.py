@@ -22,6 +22,7 @@ from edgeopt.cli.verdicts import raise_worst, show_verdicts, verdicts_json, veri
 _EXAMPLES = """\b
 Examples:
   edgeopt verify build/mnist5k/arm64
+  edgeopt verify mnist5k-arm64.edgeopt.tar.xz                what edgeopt bundle pack wrote
   edgeopt verify build/mnist5k/arm64 --runtime tensorflow    a second opinion
   edgeopt verify build/mnist5k/x86 --json parity.json
   edgeopt verify build/mnist5k/arm64 --device qemu:pi4       real aarch64 code
@@ -69,7 +70,7 @@ def verify(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Run BUNDLE and compare it with its references.
+    """Run BUNDLE, a folder or a packed one, and compare it with its references.
 
     Two questions: does the device answer what the quantized reference answers, in integer steps; and how far is the
     quantized network from the float one. The exit code is 0 for yes and 12 for no; with several devices, 0 only if
@@ -77,13 +78,14 @@ def verify(
     """
     if max_instructions is not None and not any(name.partition(":")[0] == "qemu" for name in devices):
         raise click.UsageError("--max-instructions needs a device that counts them: --device qemu:pi4")
+    folder = _folder_of(bundle)
     if public_key is not None:
         from edgeopt.bundle.signing import verify_signature
 
-        verify_signature(bundle, "key", ["--public_key", str(public_key)])
+        verify_signature(folder, "key", ["--public_key", str(public_key)])
     with reporting(verbose=verbose, quiet=quiet):
         verdicts = verify_on(
-            bundle, devices, runtime=runtime, timeout_s=timeout_s, latency_s=latency_s, sustained_s=sustained_s,
+            folder, devices, runtime=runtime, timeout_s=timeout_s, latency_s=latency_s, sustained_s=sustained_s,
             threads=threads, instructions=instructions, max_instructions=max_instructions,
             runner=runner, compiler=compiler,
         )  # fmt: skip
@@ -93,9 +95,18 @@ def verify(
     if json_to != "-" and not quiet:
         show_verdicts(verdicts)
         show_costs(verdicts)
-        for remark in _remarks(bundle):
+        for remark in _remarks(folder):
             click.echo(f"note: {remark}")
     raise_worst(bundle, verdicts)
+
+
+def _folder_of(bundle: Path) -> Path:
+    """Return a bundle's folder; a packed bundle is unpacked until the command ends."""
+    if not bundle.is_file():
+        return bundle
+    from edgeopt.bundle.packing import unpacked
+
+    return click.get_current_context().with_resource(unpacked(bundle))
 
 
 def _remarks(bundle: Path) -> list[str]:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tiny_project import RECIPE, bundle_files, command, edgeopt_run, environment, write_project
 
+from edgeopt.bundle.coding import coded_size
 from edgeopt.bundle.packing import pack, unpack
 from edgeopt.cli.main import main
 from edgeopt.errors import BundleError
@@ -213,6 +214,75 @@ def test_unpack_refuses_when_the_archive_holds_more_than_the_bundle(bundle: Path
 def test_unpack_refuses_when_the_folder_is_there(bundle: Path, tmp_path: Path) -> None:
     archive = pack(bundle, tmp_path / "a.tar.xz").path
     assert main(["bundle", "unpack", str(archive), str(bundle)]) == 2
+
+
+# ---------------------------------------------------------------- coded models
+
+
+@pytest.mark.parametrize(("target", "model"), [("arm64", "model.tflite"), ("x86", "model.onnx")])
+def test_unpack_gives_back_every_file_when_the_model_was_coded(
+    project: Path, tmp_path: Path, target: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, archive = project / "build" / "edgeopt" / target, tmp_path / "a.tar.xz"
+    assert main(["bundle", "pack", str(bundle), "--coded", "-o", str(archive), "--json", "-"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert model not in said["files"]
+    assert said["model"]["bytes"] == said["files"][f"{model}.coded"]["bytes"] < (bundle / model).stat().st_size
+    # 3 x 3 x 3 x 8 + 8 of the convolution, and 8 x 4 + 4 of the last layer.
+    assert said["model"]["float_bytes"] == 4 * (216 + 8 + 32 + 4)
+    assert said["model"]["compression_ratio"] == said["model"]["float_bytes"] / said["model"]["bytes"]
+    assert bundle_files(unpack(archive, tmp_path / "back")) == bundle_files(bundle)
+    assert archive.read_bytes() == pack(bundle, tmp_path / "b.tar.xz", coded=True).path.read_bytes()
+
+
+def test_verify_decodes_at_load_when_the_bundle_is_packed(bundle: Path, keys: Path, tmp_path: Path) -> None:
+    assert sign(bundle, keys) == 0
+    archive = pack(bundle, tmp_path / "a.tar.xz", coded=True).path
+    assert main(["verify", str(archive), "--quiet", "--require-signature", str(keys / "our.pub")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.xz", "arm64"]
+    archive.write_bytes(archive.read_bytes()[:-100])
+    assert main(["verify", str(archive), "--quiet"]) == 11
+
+
+def test_decode_gives_back_the_model_file_when_it_was_coded(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", "code", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert "bits each" in shown
+    assert "times smaller than the weights as float32 (1,040 bytes)" in shown
+    coded = tmp_path / "edgeopt-arm64.tflite.coded"  # beside the bundle, which stays as it was built
+    assert shown.endswith(f"\n{coded}\n")
+    assert main(["verify", str(bundle), "--quiet"]) == 0
+    assert main(["bundle", "decode", str(coded), str(tmp_path / "model.tflite")]) == 0
+    assert (tmp_path / "model.tflite").read_bytes() == (bundle / "model.tflite").read_bytes()
+    assert main(["bundle", "code", str(tmp_path / "model.tflite"), "--json", "-"]) == 0
+    assert (tmp_path / "model.tflite.coded").read_bytes() == coded.read_bytes()
+    assert main(["bundle", "code", str(coded)]) == 4
+    assert main(["bundle", "decode", str(tmp_path / "model.tflite"), str(tmp_path / "x")]) == 11
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("flip", "CRC-32|damaged|expected|ends too early"), ("twice", "holds model.tflite twice")]
+)
+def test_unpack_refuses_when_the_coded_model_is_damaged_or_there_twice(
+    bundle: Path, tmp_path: Path, change: str, message: str
+) -> None:
+    files = bundle_files(unpack(pack(bundle, tmp_path / "a.tar.xz").path, tmp_path / "there"))
+    coded = bytearray(coded_size(bundle / "model.tflite").content)
+    if change == "flip":
+        del files["model.tflite"]
+        coded[len(coded) // 2] ^= 1
+    path = tmp_path / "made.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        for name, content in {**files, "model.tflite.coded": bytes(coded)}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(BundleError, match=message):
+        unpack(path, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 # ---------------------------------------------------------------- diff

@@ -123,7 +123,7 @@ int edgeopt_lzma_decode(Bytes stored, unsigned char *out, size_t size, void *wor
   uint32_t recent[4] = {0, 0, 0, 0};
   unsigned state = 0;
   for (size_t i = 0; i < edgeopt_lzma_work_bytes(first) / sizeof *probabilities; i++) probabilities[i] = 1024;
-  (void)byte_or_zero(&stored); /* always 0 */
+  if (byte_or_zero(&stored) != 0) return 0; /* as the encoder leaves it */
   Range range = start_range(stored);
   for (size_t at = 0; at < size;) {
     const unsigned position = (unsigned)at & ((1u << parameters.pb) - 1u);
