@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeopt.errors import QuantizationError
 
+INT4_MAX = 7
 INT8_MIN, INT8_MAX = -128, 127
 INT16_MAX = 32767
 

@@ -12,7 +12,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript.version_converter import convert_version
 
-from edgeopt.affine import INT8_MAX, MIN_SCALE, QuantParams, per_channel_weight_scales, quantize_int8, quantize_to
+from edgeopt.affine import (
+    INT4_MAX,
+    INT8_MAX,
+    MIN_SCALE,
+    QuantParams,
+    per_channel_weight_scales,
+    quantize_int8,
+    quantize_to,
+)
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges
 from edgeopt.errors import QuantizationError
 from edgeopt.quantize.dynamic import OLDEST_OPSET, quantize_dynamically
@@ -24,6 +32,7 @@ from edgeopt.settings import QuantizeSettings
 
 _DTYPES = {"int8": ir.DataType.INT8, "int16": ir.DataType.INT16}
 _INT16_OPSET = 21  # from which on QuantizeLinear writes int16
+_WHOLE = 1e-5  # of a step: what the folding of a batch norm leaves of a whole number
 _INT32_ROOM = 2**30  # a bias may fill half of int32, so that the accumulator keeps the other half
 
 
@@ -274,9 +283,17 @@ def _along(scales: NDArray[np.float32], axis: int | None, rank: int) -> NDArray[
 
 
 def _weight_scales(weight: NDArray[np.float32], axis: int | None, largest: int) -> NDArray[np.float32]:
-    """Return the scales of weights along ``axis``, or one for all of them."""
+    """Return the scales of weights along ``axis``, or one for all of them.
+
+    Weights that were trained as integers of 4 bits, or three values, or two, keep those: they are whole sevenths of
+    their largest.
+    """
     if axis is None:
-        return per_channel_weight_scales(weight.reshape(1, -1), 0, largest).reshape(())
+        return _weight_scales(weight.reshape(1, -1), 0, largest).reshape(())
+    coarse = per_channel_weight_scales(weight, axis, INT4_MAX)
+    steps = weight / _along(coarse, axis, weight.ndim)
+    if len(coarse) < weight.size and np.abs(steps - np.rint(steps)).max() < _WHOLE:
+        return coarse
     return per_channel_weight_scales(weight, axis, largest)
 
 

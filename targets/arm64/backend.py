@@ -13,13 +13,22 @@ from edgeopt.target import LoweringRequest
 from edgeopt.tflite.inspect import inspect_tflite
 from edgeopt.tflite.lower import lower as lower_to_tflite
 
+from .int4 import pack_weights
+
 
 def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
-    """Write the TFLite file; refuse what it cannot express exactly."""
+    """Write the TFLite file, weights of few bits packed; refuse what it cannot express exactly."""
+    model = ir.load(source.path)
+    pack_weights(model)
+    return write_tflite(model, border, request, out_dir)
+
+
+def write_tflite(model: ir.Model, border: Border, request: LoweringRequest, out_dir: Path) -> LoweredModel:
+    """Write a QDQ graph as a TFLite file with its weights as they are."""
     path = out_dir / "model.tflite"
     tensors: dict[str, Place] = {}
     content = lower_to_tflite(
-        ir.load(source.path),
+        model,
         input_layouts=request.input_layouts,
         output_layouts=request.output_layouts,
         record=tensors,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from edgeopt.artifacts import LoweredModel, Memory, QdqModel
 from edgeopt.errors import LoweringError
 from edgeopt.inspection import Border
@@ -12,7 +14,7 @@ from edgeopt.target import LoweringRequest
 from edgeopt.tflite.inspect import TfliteFile, read_tflite
 
 from ..arm64.backend import inspect as inspect  # the same file, counted in the same way
-from ..arm64.backend import lower as lower_for_arm64
+from ..arm64.backend import write_tflite
 from .arena import smallest_arena
 from .rules import refusals
 
@@ -24,7 +26,7 @@ def lower(source: QdqModel, border: Border, request: LoweringRequest, out_dir: P
         LoweringError: naming every operator and shape that stands in the way.
         MissingDependencyError: tflite-micro is not installed.
     """
-    lowered = lower_for_arm64(source, border, request, out_dir)
+    lowered = write_tflite(ir.load(source.path), border, request, out_dir)
     content = lowered.path.read_bytes()
     file = read_tflite(content)
     broken = tuple(refusals(file))
