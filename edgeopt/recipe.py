@@ -54,6 +54,7 @@ class LoadedRecipe:
         for section, key in (("model", "factory"), ("model", "weights"), ("calibration", "dataset")):
             resolved[section][key] = self._without_root(resolved[section][key])
         resolved["calibration"]["options"] = self._without_root(resolved["calibration"]["options"])
+        del resolved["search"]  # what a search looked for is no part of what it found
         # JSON's objects have no order that is kept, and the steps have one.
         resolved["compress"] = [{"name": name, **step} for name, step in resolved["compress"].items()]
         return resolved
@@ -87,14 +88,9 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, object] | None
         RecipeError: an unknown recipe, key or section; a value of the wrong type or one that makes no sense.
     """
     path = find_recipe(name_or_path)
-    called = _called(name_or_path, path)
-    table = {"name": path.stem, **read_toml(path, source=called)}
-    table["compress"] = _steps(table.get("compress", []), called)
-    overridden = [_override(table, key, value) for key, value in (overrides or {}).items()]
     folder = path.absolute().parent
-    table["compress"] = _overridden_steps(table["compress"], called)
-    decoder = Decoder(called, folder, overridden=overridden)
-    recipe = decoder.settings(Recipe, table)
+    decoder = Decoder(_called(name_or_path, path), folder, overridden=[_parts(key) for key in overrides or {}])
+    recipe = decoder.settings(Recipe, recipe_table(name_or_path, overrides))
     _check_name(recipe, decoder)
     known = discover_targets() if recipe.targets else {}
     for target, different in recipe.targets.items():
@@ -105,6 +101,22 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, object] | None
                 decoder.refuse(("targets", target, name), "only microcontrollers have a budget for memory")
         _settings_for(recipe, target, decoder)
     return LoadedRecipe(recipe, folder, path.absolute())
+
+
+def recipe_table(name_or_path: str | Path, overrides: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Return what a recipe's file says, with values replaced; ``compress`` has the steps by name.
+
+    Raises:
+        RecipeError: an unknown recipe, a file that is not TOML, or a step without a method.
+    """
+    path = find_recipe(name_or_path)
+    called = _called(name_or_path, path)
+    table = {"name": path.stem, **read_toml(path, source=called)}
+    table["compress"] = _steps(table.get("compress", []), called)
+    for key, value in (overrides or {}).items():
+        _override(table, key, value)
+    table["compress"] = _overridden_steps(table["compress"], called)
+    return table
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -218,15 +230,14 @@ def _title(path: Path) -> str:
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""
 
 
-def _override(table: dict[str, Any], key: str, value: object) -> tuple[str, ...]:
-    """Put ``value`` into ``table`` at a dotted key, making the sections on the way; return the key's parts."""
+def _override(table: dict[str, Any], key: str, value: object) -> None:
+    """Put ``value`` into ``table`` at a dotted key, making the sections on the way."""
     parts = _parts(key)
     for depth, part in enumerate(parts[:-1], start=1):
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise RecipeError(f"override {key!r}: {'.'.join(parts[:depth])!r} is a value, not a section")
     table[parts[-1]] = value
-    return parts
 
 
 def _parts(key: str) -> tuple[str, ...]:

@@ -297,6 +297,31 @@ class LabelSettings:
             raise RecipeError("labels are either 'names' or a 'file', got " + ("both" if self.file else "neither"))
 
 
+@dataclass(frozen=True)
+class SearchSettings:
+    """What ``edgeopt search`` looks for; its options go before.
+
+    ``space`` has recipe values by dotted key, each with an array of choices or a range, ``"LOW:HIGH"`` or
+    ``"LOW:HIGH:log"``. ``maximize`` and ``minimize`` are figures of a trial, and ``budget`` the most that some may be.
+    ``trials`` networks are built, drawn by ``sampler``.
+    """
+
+    space: Mapping[str, object] = field(default_factory=dict)
+    maximize: tuple[str, ...] = ("metric",)
+    minimize: tuple[str, ...] = ("num_macs",)
+    budget: Mapping[str, float] = field(default_factory=dict)
+    trials: int = 30
+    sampler: Literal["tpe", "nsga2"] = "tpe"
+
+    def __post_init__(self) -> None:
+        """Refuse a search of nothing, and values that are neither choices nor a range."""
+        if self.trials < 1:
+            raise RecipeError(f"'trials' must be at least 1, got {self.trials}")
+        for key, values in self.space.items():
+            if not isinstance(values, str | list) or not values:
+                raise RecipeError(f"'space' of {key!r} is an array of choices or \"LOW:HIGH\", got {values!r}")
+
+
 MEMORY_BUDGETS = ("max_ram_bytes", "max_flash_bytes")
 
 
@@ -340,6 +365,7 @@ class Recipe:
     latency: LatencySettings = LatencySettings()
     labels: Mapping[str, LabelSettings] = field(default_factory=dict)
     targets: Mapping[str, TargetOverrides] = field(default_factory=dict)
+    search: SearchSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse stages that the model's source cannot serve."""

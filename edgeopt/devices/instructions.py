@@ -49,15 +49,18 @@ def count_instructions(
         files = [Path(folder) / f"{index:05}.tflite" for index in range(1 + len(parts))]
         for path, bytes_of in zip(files, [content, *(part.content for part in parts)], strict=True):
             path.write_bytes(bytes_of)
-        total, *counts = _counted(device, files, runtime, timeout_s)
+        total, *counts = count_each(device, files, runtime, timeout_s)
     operators: Counter[str] = Counter()
     for part, count in zip(parts[1:], counts[1:], strict=True):
         operators[part.builtin] += count - counts[0]
     return Instructions(total, dict(sorted(operators.items())), total - sum(operators.values()) if parts else None)
 
 
-def _counted(device: QemuDevice, models: Sequence[Path], runtime: str, timeout_s: float) -> list[int]:
-    """Return how many instructions each model took."""
+def count_each(device: QemuDevice, models: Sequence[Path], runtime: str, timeout_s: float) -> list[int]:
+    """Return how many instructions an inference of each .tflite file takes; see :func:`count_instructions`.
+
+    All files lie in one folder, which gets a file ``marks``, and their names have one length.
+    """
     marks = models[0].with_name("marks")
     plugin = ["-plugin", f"{_built_plugin(device.folder, device.qemu)},marks={marks}"]
     arguments = [str(_GUEST), runtime.replace("-", "_"), *map(str, models)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeopt.pipeline import BuildResult
 from edgeopt.target_stages import BuiltBundle
 
-_COUNTED_ON, _COUNTED_IN = "pi4", "ai-edge-litert"
+COUNTED_ON, COUNTED_IN = "pi4", "ai-edge-litert"
 _COUNT_TIMEOUT_S = 600.0
 
 
@@ -60,7 +60,7 @@ def figures_of(result: BuildResult, *, instructions: bool = False) -> Figures:
     (built,) = result.bundles
     manifest = json.loads((built.path / "bundle.json").read_text(encoding="utf-8"))
     model = built.path / manifest["model"]["file"]
-    counted = instructions and manifest["model"]["runtime_package"] == _COUNTED_IN
+    counted = instructions and manifest["model"]["runtime_package"] == COUNTED_IN
     metric_name, metric, float_metric = _metric(built)
     return Figures(
         metric_name=metric_name,
@@ -106,5 +106,5 @@ def _instructions(model: Path) -> int:
     from edgeopt.devices.instructions import count_instructions
     from edgeopt.devices.qemu import QemuDevice
 
-    device = QemuDevice.named(_COUNTED_ON)
-    return count_instructions(device, model, _COUNTED_IN, _COUNT_TIMEOUT_S, by_operator=False).total
+    device = QemuDevice.named(COUNTED_ON)
+    return count_instructions(device, model, COUNTED_IN, _COUNT_TIMEOUT_S, by_operator=False).total

@@ -55,8 +55,12 @@ class Range:
             drawn = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
         else:
             drawn = random.uniform(self.low, self.high)
-        drawn = round(drawn) if self.is_int else float(f"{drawn:.{_DIGITS}g}")
-        return min(max(drawn, self.low), self.high)
+        return self.fitted(drawn)
+
+    def fitted(self, number: float) -> int | float:
+        """Return the number of this range that is nearest to one; a float has four digits."""
+        near = round(number) if self.is_int else float(f"{number:.{_DIGITS}g}")
+        return min(max(near, self.low), self.high)
 
 
 Dimension = Choices | Range

@@ -1,30 +1,53 @@
-"""The teacher of the built-in recipe ``mnist5k``: a plain convolutional network for 28 x 28 grey digits."""
+"""The networks of the built-in recipe ``mnist5k``: plain convolutional ones for 28 x 28 grey digits."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
-
-def build() -> nn.Module:
-    """Return the untrained teacher: ``(N, 1, 28, 28)`` in [0, 1] to logits ``(N, 10)``, 132,058 parameters."""
-    return nn.Sequential(
-        *_block(1, 16),
-        nn.MaxPool2d(2),
-        *_block(16, 32),
-        *_block(32, 48),
-        nn.MaxPool2d(2),
-        *_block(48, 64),
-        nn.MaxPool2d(2),
-        *_block(64, 128),
-        nn.Flatten(),
-        nn.Linear(128 * 3 * 3, 10),
-    )
+_STAGES = ((16,), (32, 48), (64,), (128,))  # channels of the blocks between poolings
+_ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
 
 
-def _block(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
-    """Return convolution 3 x 3, batch norm and ReLU, which fuse to one integer kernel."""
+def build(
+    width: float = 1.0,
+    depth: int = 1,
+    kernel: int = 3,
+    activation: Literal["relu", "relu6", "hardswish"] = "relu",
+) -> nn.Module:
+    """Return an untrained network: ``(N, 1, 28, 28)`` in [0, 1] to logits ``(N, 10)``.
+
+    As it is, with 132,058 parameters, it is the teacher; the arguments make a family of it, to search.
+
+    Args:
+        width: what the channels of every block are multiplied with.
+        depth: how often the last block of every stage is there.
+        kernel: of every convolution, odd.
+        activation: behind every convolution.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if width <= 0 or depth < 1 or kernel < 1 or kernel % 2 == 0:
+        raise ValueError("width is above 0, depth at least 1 and kernel odd")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation is one of {', '.join(_ACTIVATIONS)}")
+    layers: list[nn.Module] = []
+    before = 1
+    for index, stage in enumerate(_STAGES):
+        layers += [nn.MaxPool2d(2)] if index else []
+        for channels in (*stage, *stage[-1:] * (depth - 1)):
+            after = max(1, round(channels * width))
+            layers += _block(before, after, kernel, activation)
+            before = after
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * 3 * 3, 10))
+
+
+def _block(in_channels: int, out_channels: int, kernel: int, activation: str) -> tuple[nn.Module, ...]:
+    """Return convolution, batch norm and activation, of which a ReLU fuses to one integer kernel with them."""
     return (
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        _ACTIVATIONS[activation](inplace=True),
     )

@@ -1,0 +1,37 @@
+"""Runs trials here, one after the other, or in processes side by side."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+
+class Inline(Executor):
+    """Does what it is given at once, in this process: its progress is seen, and its order is always the same."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a function and return what it returned; what it raises is raised here."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[Executor]:
+    """Yield what runs ``jobs`` calls at a time; when the block ends, by Ctrl-C too, none of them runs any more."""
+    if jobs == 1:
+        yield Inline()
+        return
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches every process of a terminal, and a worker has nothing to say about it.
+    with ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
