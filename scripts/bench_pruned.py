@@ -27,7 +27,7 @@ _SECTION = "compression"
 _PEOPLE = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10))
 _RATIOS = (0.1, 0.2, 0.3)
 _ROUNDS = 40  # of ten inferences each
-_PRUNED_WIDTHS = [8, 16, 40]  # of the groups of ResNet-20 when its recipe has pruned it
+PRUNED_WIDTHS = [8, 16, 40]  # of the groups of ResNet-20 when its recipe has pruned it
 
 
 def latency_figures(network: Network) -> Iterator[Figure]:
@@ -69,7 +69,7 @@ def agreement_figures(network: Network) -> Iterator[Figure]:
         yield Figure(_SECTION, network.name, f"ratio {ratio}: multiplications left", 100 * after / before, "%", left)
         for name, actual in answers.items():
             same = 100 * float((original.argmax(1) == actual.argmax(1)).mean())
-            remark = f"mean cosine of the logits {_mean_cosine(original, actual):.4f}, {len(samples)} held-out samples"
+            remark = f"mean cosine of the logits {mean_cosine(original, actual):.4f}, {len(samples)} held-out samples"
             yield Figure(_SECTION, network.name, f"ratio {ratio}: same class, {name}", same, "%", remark)
 
 
@@ -79,12 +79,17 @@ def _macs(name: str, pairs: Sequence[Pair]) -> Figure:
     return Figure(_SECTION, name, "multiplications, teacher / student", fewer, "x", "{:,} -> {:,}".format(*counts[0]))
 
 
+def num_macs(history: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
+    """Return the multiply-accumulates before the first step of a bundle's history that counts them and after the last.
+
+    JSON has the steps sorted by name; a step leaves no more than it found.
+    """
+    steps = [step for step in history.values() if "after" in step]
+    return max(step["before"]["num_macs"] for step in steps), min(step["after"]["num_macs"] for step in steps)
+
+
 def _num_macs(bundle: Path) -> tuple[int, int]:
-    """Return the multiply-accumulates of the network before the first step that reports them and after the last."""
-    steps = [step for step in parity.read_bundle(str(bundle))["history"].values() if "after" in step]
-    first = max(step["before"]["num_macs"] for step in steps)
-    last = min(step["after"]["num_macs"] for step in steps)
-    return first, last
+    return num_macs(parity.read_bundle(str(bundle))["history"])
 
 
 def _drop(name: str, figure: str, pairs: Sequence[Pair]) -> Figure:
@@ -106,7 +111,7 @@ def _scratch(network: Network, pair: Pair, samples: Sequence[Sample]) -> Figure:
     recipe = network.loaded.recipe
     assert recipe.train is not None
     epochs = recipe.train.epochs + recipe.compress["distill"].epochs
-    narrow = {"model.arguments.widths": _PRUNED_WIDTHS, "train.epochs": epochs, "compress": []}
+    narrow = {"model.arguments.widths": PRUNED_WIDTHS, "train.epochs": epochs, "compress": []}
     scratch = trained_pair(
         network, load_recipe(network.reference, narrow), network.folder / "compression" / "scratch", samples
     )
@@ -137,6 +142,7 @@ def _logits(answers: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
     return np.concatenate([np.asarray(next(iter(answer.values())), np.float64) for answer in answers])
 
 
-def _mean_cosine(reference: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+def mean_cosine(reference: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    """Return the mean over samples of the cosine of their logits, ``(N, classes)`` each."""
     lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(actual, axis=1)
     return float(((reference * actual).sum(axis=1) / lengths).mean())
