@@ -22,7 +22,7 @@ from edgeopt.compress.step import StepContext, hand_on
 from edgeopt.compress.structure import Constraint, read_structure
 from edgeopt.errors import CompressionError
 from edgeopt.stage import logger
-from edgeopt.steps import TransferSettings
+from edgeopt.steps import NetworkSettings, TransferSettings
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def transfer(context: StepContext, settings: TransferSettings, folder: Path) -> 
     """
     donor = context.build(context.source)
     with deterministic(settings.seed, threads=1):
-        network = context.network(replace(settings, weights=None))
+        network = context.network(NetworkSettings(settings.factory, settings.arguments, settings.structure))
     old = context.weights(settings.weights) if settings.weights else donor.state_dict()
     report = _fill(network, _renamed(old, settings.rename), settings.parameters)
     if settings.parameters != "none" and report.matched_share < settings.min_matched:
