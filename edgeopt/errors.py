@@ -14,7 +14,7 @@
     ├── ParityError            12   the verdict is no: the bundle's answers are outside the limits
     ├── MissingDependencyError 13   a runtime or package that the job needs is not installed
     ├── StorageError           14   the disk: full, read-only, not permitted
-    ├── DeviceError            15   a board or emulator: not there, not fit, too slow, or it answers garbage
+    ├── DeviceError            15   a board, emulator or cluster: not there, not fit, too slow, or it answers garbage
     ├── AccuracyError          16   int8 costs more than the recipe allows, and no plan within the budget costs less
     ├── MetricError            17   a metric: it raises, gives no number, or does not fit the output
     ├── LatencyError           18   a bundle is slower than the float network in the same runtime
@@ -144,7 +144,7 @@ class StorageError(EdgeoptError):
 
 
 class DeviceError(EdgeoptError):
-    """A board or an emulator cannot be reached, cannot run the bundle, takes too long or answers garbage."""
+    """A board, an emulator or a cluster cannot be reached, cannot run the bundle, takes too long or answers garbage."""
 
     exit_code = 15
 

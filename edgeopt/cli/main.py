@@ -21,6 +21,7 @@ from edgeopt.cli.init import init
 from edgeopt.cli.inspect import inspect
 from edgeopt.cli.recipes import recipes
 from edgeopt.cli.search import search
+from edgeopt.cli.sweep import sweep
 from edgeopt.cli.targets import targets
 from edgeopt.cli.verify import verify
 from edgeopt.errors import EdgeoptError
@@ -83,7 +84,7 @@ def edgeopt() -> None:
 
 
 _COMMANDS = (
-    build, search, verify, convert, inspect, calibrate, diff, bundle, device, targets, recipes, init, doctor,
+    build, sweep, search, verify, convert, inspect, calibrate, diff, bundle, device, targets, recipes, init, doctor,
 )  # fmt: skip
 for command in _COMMANDS:
     edgeopt.add_command(command)

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeopt.bundle.coding import coded_size
 from edgeopt.pipeline import BuildResult
 from edgeopt.target_stages import BuiltBundle
 
@@ -21,11 +22,13 @@ class Figures:
     Attributes:
         metric_name: the recipe's ``[accuracy]`` metric, else ``top1``, the share of right answers, else ``agreement``,
             the share of answers that are the float network's own; of several outputs the worst.
+        metric_unit: ``%`` for a share from 0 to 1, ``dB``, or none.
         metric: of the bundle on the held-out samples.
         float_metric: of the float network that the bundle was made of: the compressed one, not its teacher.
         parity_passed: the verdict of the parity test.
         bundle_bytes: every file of the bundle, golden vectors and runner among them.
         model_bytes: the model file alone.
+        packed_bytes: the model file with its weights coded, as ``edgeopt bundle pack`` keeps it.
         num_parameters: floats in the float network that was quantized, batch norms folded.
         num_macs: multiply-accumulates of an inference.
         instructions: of an inference on an emulated Raspberry Pi 4, if asked for; not cycles.
@@ -34,11 +37,13 @@ class Figures:
     """
 
     metric_name: str | None = None
+    metric_unit: str = ""
     metric: float | None = None
     float_metric: float | None = None
     parity_passed: bool | None = None
     bundle_bytes: int | None = None
     model_bytes: int | None = None
+    packed_bytes: int | None = None
     num_parameters: int | None = None
     num_macs: int | None = None
     instructions: int | None = None
@@ -61,14 +66,16 @@ def figures_of(result: BuildResult, *, instructions: bool = False) -> Figures:
     manifest = json.loads((built.path / "bundle.json").read_text(encoding="utf-8"))
     model = built.path / manifest["model"]["file"]
     counted = instructions and manifest["model"]["runtime_package"] == COUNTED_IN
-    metric_name, metric, float_metric = _metric(built)
+    name, unit, metric, float_metric = _metric(built)
     return Figures(
-        metric_name=metric_name,
+        metric_name=name,
+        metric_unit=unit,
         metric=_finite(metric),
         float_metric=_finite(float_metric),
         parity_passed=None if built.report is None else built.report.passed,
         bundle_bytes=built.size_bytes,
         model_bytes=model.stat().st_size,
+        packed_bytes=coded_size(model).size_bytes,
         num_parameters=_num_parameters(result.float_model),
         num_macs=manifest["num_macs"],
         instructions=_instructions(model) if counted else None,
@@ -77,17 +84,17 @@ def figures_of(result: BuildResult, *, instructions: bool = False) -> Figures:
     )
 
 
-def _metric(built: BuiltBundle) -> tuple[str | None, float | None, float | None]:
-    """Return the name of the metric, and that of the bundle and of the float network."""
+def _metric(built: BuiltBundle) -> tuple[str | None, str, float | None, float | None]:
+    """Return the metric's name and unit, and what it is of the bundle and of the float network."""
     if built.accuracy is not None:
         measured = built.accuracy.measured
-        return measured.metric, measured.figure, measured.float_figure
+        return measured.metric, measured.unit, measured.figure, measured.float_figure
     outputs = () if built.report is None else built.report.outputs
     right = [(item.accuracy, item.float_accuracy) for item in outputs if item.accuracy is not None]
     if right:
-        return "top1", *min(right)
+        return "top1", "%", *min(right)
     agreements = [item.top1_agreement for item in outputs if item.top1_agreement is not None]
-    return ("agreement", min(agreements), 1.0) if agreements else (None, None, None)
+    return ("agreement", "%", min(agreements), 1.0) if agreements else (None, "", None, None)
 
 
 def _finite(figure: float | None) -> float | None:

@@ -6,6 +6,7 @@ range with both ends: of integers if both are, else of floats; ``KEY=LOW:HIGH:lo
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -150,7 +151,17 @@ def _parse_choices(key: str, written: str) -> Choices:
         if not all(parts):
             raise UsageError(f"{key}={written}: a value is missing beside a comma") from None
         values = [parse_override(f"{key}={part}")[1] for part in parts]
+    _check_plain(key, written, values)
     for index, value in enumerate(values):
-        if any(value == other and type(value) is type(other) for other in values[:index]):
+        if any(repr(value) == repr(other) for other in values[:index]):
             raise UsageError(f"{key}={written}: {value!r} is given twice")
     return Choices(tuple(values))
+
+
+def _check_plain(key: str, written: str, values: list[object]) -> None:
+    """Refuse what a table of results cannot hold: dates, NaN and infinity."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError):
+        text = f"{key}={written}: expected finite numbers, text, true or false, or arrays and tables of these"
+        raise UsageError(text) from None

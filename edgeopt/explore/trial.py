@@ -81,18 +81,18 @@ def run_trial(
     return TrialResult(target, dict(overrides), status, text, time.monotonic() - start, bundle, figures)
 
 
-def trial_name(target: str, overrides: Mapping[str, object]) -> str:
-    """Return the name of a trial's folder, one for the same target and values in whatever order."""
-    return f"{target}-{digest_of([canonical_json(dict(overrides))])[:12]}"
+def trial_folder(out: Path, target: str, overrides: Mapping[str, object]) -> Path:
+    """Return a trial's folder, one for the same target and values in whatever order."""
+    return out / "trials" / f"{target}-{digest_of([canonical_json(dict(overrides))])[:12]}"
 
 
 def _build(
     recipe: str | Path, target: str, overrides: Mapping[str, object], out: Path
 ) -> tuple[BuildResult, EdgeoptError | None]:
     """Return what was built, and the verdict if it is no."""
-    folder = out / "trials" / trial_name(target, overrides)
+    place = trial_folder(out, target, overrides)
     try:
-        built = pipeline.build(recipe, targets=(target,), out=folder, overrides=overrides, cache=out / ".cache")
+        built = pipeline.build(recipe, targets=(target,), out=place, overrides=overrides, cache=out / ".cache")
     except (ParityError, AccuracyError, LatencyError) as refused:
         return cast("BuildResult", refused.result), refused
     return built, None

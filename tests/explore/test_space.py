@@ -44,6 +44,8 @@ def test_parse_dimension_reads_choices_and_ranges_when_well_written(text: str, k
         (["a=x,,y"], "a value is missing beside a comma"),
         (["a=,"], "a value is missing beside a comma"),
         (["a=x,y,x"], "'x' is given twice"),
+        (["a=1979-05-27"], "expected finite numbers"),
+        (["a=1.0,nan"], "expected finite numbers"),
         (["a=8:1"], "LOW less than HIGH"),
         (["a=1:1"], "LOW less than HIGH"),
         (["a=1:inf"], "LOW less than HIGH"),

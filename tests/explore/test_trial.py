@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_project import RECIPE, write_project
 
-from edgeopt.explore.trial import TrialResult, run_trial, trial_name
+from edgeopt.explore.trial import TrialResult, run_trial, trial_folder
 
 HARSH = {"parity.min_sqnr_db": 200.0}
 
@@ -73,7 +73,7 @@ def test_run_trial_says_why_when_there_is_no_bundle(recipe: Path) -> None:
     assert failed.error.startswith("[train] ")
 
 
-def test_trial_name_is_one_when_values_come_in_another_order() -> None:
-    assert trial_name("arm64", {"a": 1, "b": 2}) == trial_name("arm64", {"b": 2, "a": 1})
-    assert trial_name("arm64", {"a": 1}) != trial_name("arm64", {"a": 2})
-    assert trial_name("x86", {"a": 1}) != trial_name("arm64", {"a": 1})
+def test_trial_folder_is_one_when_values_come_in_another_order() -> None:
+    assert trial_folder(Path(), "arm64", {"a": 1, "b": 2}) == trial_folder(Path(), "arm64", {"b": 2, "a": 1})
+    assert trial_folder(Path(), "arm64", {"a": 1}) != trial_folder(Path(), "arm64", {"a": 2})
+    assert trial_folder(Path(), "x86", {"a": 1}) != trial_folder(Path(), "arm64", {"a": 1})
