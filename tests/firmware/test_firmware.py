@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from tiny_project import RECIPE, ROOT, bundle_files, command, edgeopt_run, environment, write_project
 
+from edgeopt.bundle.coding import coded_size
 from edgeopt.bundle.firmware import c_identifier
 from edgeopt.bundle.golden import load_golden
 from edgeopt.devices.compiler import Compiler
@@ -192,6 +193,21 @@ def test_self_test_passes_on_aarch64_when_cross_compiled(
     program = compiled(bundle, tmp_path, cross, with_libraries(Path(cross[0]).parents[2]))
     done = run_limited([*emulation.qemu_command(board), str(program)], what=board, timeout_s=60)
     assert (done.returncode, done.stdout[: len(GOOD)]) == (0, GOOD)
+
+
+def test_coded_model_is_decoded_at_load_by_what_travels_in_the_bundle(
+    bundle: Path, tmp_path: Path, cross: list[str], emulation: Emulation
+) -> None:
+    coded, firmware = coded_size(bundle / "model.tflite").content, bundle / "firmware"
+    (tmp_path / "coded").write_bytes(len(coded).to_bytes(4, "little") + coded)
+    sources = [HERE.parent / "bundle" / "decode.c", firmware / "edgeopt_decode.c", firmware / "edgeopt_lzma.c"]
+    options = [*WARNINGS, f"-I{firmware}", "-static", "-o", "decode"]
+    compiler = with_libraries(Path(cross[0]).parents[2])
+    done = run(*cross, *options, *map(str, sources), cwd=tmp_path, environment=compiler)
+    assert done.returncode == 0, done.stderr
+    program = [*emulation.qemu_command("pi4"), *(str(tmp_path / name) for name in ("decode", "coded", "model"))]
+    assert run_limited(program, what="pi4", timeout_s=60).stdout == "0\n"
+    assert (tmp_path / "model").read_bytes() == (bundle / "model.tflite").read_bytes()
 
 
 def test_model_of_another_size_does_not_compile(bundle: Path, tmp_path: Path) -> None:
