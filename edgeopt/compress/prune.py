@@ -45,8 +45,6 @@ from edgeopt.steps.prune import PruneSettings
 # Of the largest answer: another order of float32 sums is a thousand times less.
 _SAME_ANSWER = 1e-3
 
-_THREADS = 2
-
 
 @dataclass(frozen=True)
 class LayerChange:
@@ -211,7 +209,7 @@ class _Iteration:
         channels = [g for g in self.now.channels if settings.budget or own.get(g.name, settings.ratio)]
         heads = [g for g in self.now.heads if own.get(g.name, settings.head_ratio)]
         groups = [*channels, *heads]
-        with traceable(self.now.model), deterministic(settings.seed, _THREADS):
+        with traceable(self.now.model), deterministic(settings.seed, settings.threads):
             scores = score(settings.importance, groups, Evidence(self.now.model, self._samples, settings.seed))
             if settings.scope == "sensitivity":
                 samples = self._samples()

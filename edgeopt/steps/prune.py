@@ -80,6 +80,7 @@ class PruneSettings:
     finetune: TrainSettings | None = None
     num_samples: int = 256
     seed: int = 0
+    threads: int = 2
     target: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,7 +91,7 @@ class PruneSettings:
         rising = (0.0, *self.scan_ratios, 1.0)
         if not self.scan_ratios or any(low >= high for low, high in pairwise(rising)):
             raise RecipeError(f"'scan_ratios' must rise within (0, 1), got {list(self.scan_ratios)}")
-        for name in ("round_to", "iterations", "num_samples"):
+        for name in ("round_to", "iterations", "num_samples", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise RecipeError(f"'{name}' must be at least 1, got {value}")
         if self.budget is not None and self.pruning_ratio is not None:
