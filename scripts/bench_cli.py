@@ -63,7 +63,7 @@ sections:
   parity        the arm64 against the x86 bundle in their runtimes, value by value
   latency       int8 against float on one thread, paired; integer kernels; the peers
   accuracy      what int8 costs under the accuracy contract: drop, its interval, what was moved
-  compression   each network against its float teacher, trained from three seeds: bytes, accuracy (10 minutes)
+  compression   each network against its float teacher: bytes, latency, accuracy (an hour; --work resumes it)
   methods       what each method of [[compress]] was asked for and what the target gained of it (10 minutes)
   agreement     each bundle against the float network: class and noise
   footprint     sizes of files, multiplications on integers
@@ -77,6 +77,7 @@ examples:
   scripts/bench latency --network mobilenet_v2 --rounds 100
   scripts/bench node-cases --work build/bench --peer-python /path/to/peer/bin/python
   scripts/bench footprint --network my.toml --work build/bench
+  scripts/bench compression --network scripts/bench_recipes/gestures.toml --work build/bench
   scripts/bench latency --peer-python /path/to/peer/bin/python --peer-python /path/to/another/bin/python
   scripts/bench latency --network scripts/bench_recipes/resnet18.toml --peer-python /path/to/peer/bin/python
 

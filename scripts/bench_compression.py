@@ -1,4 +1,4 @@
-"""What compression reaches: each network against its own float teacher, as it ships, trained from three seeds."""
+"""What compression reaches: each network against its own float teacher, as it ships."""
 
 from __future__ import annotations
 
