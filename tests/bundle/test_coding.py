@@ -5,6 +5,7 @@ import math
 import random
 import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,7 @@ def test_bits_are_those_of_the_entropy_when_pruned_and_shared(tmp_path: Path) ->
     # No code is shorter than a bit: 1 for each zero, and 1 + 4 for each other weight.
     assert tensor.sizes["huffman"] == pytest.approx(ROWS * COLUMNS * (0.95 + DENSITY * 5) / 8, rel=0.02)
     assert tensor.sizes["lzma"] > 1.1 * entropy_bytes
+    assert ("zstd" in tensor.sizes) == (find_spec("zstandard") is not None)
     model = coded_size(path)
     assert model.float_bytes == 4 * ROWS * COLUMNS
     assert model.compression_ratio == model.float_bytes / len(model.content)
