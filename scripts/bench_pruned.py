@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from bench_figures import Figure
 from bench_latency import litert_ratio
-from bench_network import Network, bundle_answers
+from bench_network import Network, NotMeasured, bundle_answers
 from bench_seeds import Pair, built_bundle, float_answers, float_graph, paired_interval, trained_pair
 from numpy.typing import NDArray
 
 from edgeopt import parity
 from edgeopt.dataset import checked_samples, find_dataset
+from edgeopt.errors import EdgeoptError
 from edgeopt.recipe import LoadedRecipe, load_recipe
 from edgeopt.samples import Sample
 
@@ -121,9 +122,16 @@ def _scratch(network: Network, pair: Pair, samples: Sequence[Sample]) -> Figure:
 
 
 def _held_out(loaded: LoadedRecipe) -> list[Sample]:
-    """Return all held-out samples of a recipe, more than its bundles need."""
+    """Return all held-out samples of a recipe, more than its bundles need.
+
+    Raises:
+        NotMeasured: they are not there.
+    """
     inputs = loaded.recipe.model.inputs
-    dataset = find_dataset(loaded.recipe.calibration, loaded.folder).open("held_out", inputs)
+    try:
+        dataset = find_dataset(loaded.recipe.calibration, loaded.folder).open("held_out", inputs)
+    except EdgeoptError as error:
+        raise NotMeasured(f"{loaded.recipe.name}: {error.message}; {error.hint}") from error
     return list(checked_samples(dataset, len(dataset), inputs, "held_out"))
 
 
