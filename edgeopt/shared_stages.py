@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,33 +10,32 @@ from typing import TYPE_CHECKING
 
 from edgeopt.artifacts import FloatModel, QdqModel, Ranges, TensorInfo, TorchModel, read_ranges
 from edgeopt.cache import CacheEntry
-from edgeopt.dataset import DatasetFolder, checked_samples, find_dataset
+from edgeopt.dataset import checked_samples
 from edgeopt.errors import DataError
-from edgeopt.provenance import fingerprint, locate, model_files, network_files
+from edgeopt.provenance import fingerprint, model_files, network_files
 from edgeopt.recipe import LoadedRecipe
 from edgeopt.runner import ONNX, TORCH, StageRunner, entry_digest, read_report, save_report, settings_key
-from edgeopt.samples import Dataset, Sample, Split
+from edgeopt.samples import Sample, Split
 from edgeopt.settings import QuantizeSettings
 from edgeopt.stage import logger
-from edgeopt.steps import NetworkSettings, Step, other_networks
-from edgeopt.target import discover_targets
+from edgeopt.steps import Step, other_networks
+from edgeopt.torch_stage import RecipeNetworks, TorchStage, TrainIn, own_processes
+from edgeopt.training import TrainSettings, trainings_in, wherever
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from torch import nn
-
-    from edgeopt.compress.step import StepContext
 
 
 class SharedStages:
     """One recipe's stages up to the QDQ graph; each is made at most once, when the first target asks for it."""
 
-    def __init__(self, loaded: LoadedRecipe, runner: StageRunner) -> None:
+    def __init__(self, loaded: LoadedRecipe, runner: StageRunner, train_in: TrainIn = own_processes) -> None:
         self.recipe = loaded.recipe
         self.runner = runner
-        self.dataset: DatasetFolder = find_dataset(self.recipe.calibration, loaded.folder)
+        self.networks = RecipeNetworks(loaded)
+        self.dataset = self.networks.dataset()
         if self.dataset.is_random and not self.recipe.calibration.allow_random:
             raise DataError(
                 f"the samples of {self.recipe.calibration.dataset!r} are random numbers: int8 with ranges from them is "
@@ -47,6 +46,7 @@ class SharedStages:
         self.model_files = model_files(self.recipe.model, loaded.folder)
         self.other_files = tuple(path for network in others for path in network_files(network, loaded.folder))
         self._folder = loaded.folder
+        self._train_in = train_in
         self._ranges: dict[str, CacheEntry] = {}
         self._qdq: dict[tuple[str, str], tuple[QdqModel, CacheEntry]] = {}
         self._compressions: dict[str, CacheEntry] = {}
@@ -60,14 +60,8 @@ class SharedStages:
         if settings is None:
             return TorchModel(), None
 
-        def make(folder: Path) -> str:
-            from edgeopt.compress.train import train
-
-            report = train(self._context(TorchModel()), settings, folder)
-            save_report(folder, asdict(report))
-            return report.summary
-
-        key = [*self.source_key, *self.dataset.key(), settings_key(settings)]
+        make = self._making(TorchStage(self.networks, None, TorchModel(), TorchModel()), settings)
+        key = [*self.source_key, *self.dataset.key(), settings_key(wherever(settings))]
         entry = self.runner.run("train", "compress/train.py", TORCH, key, make, resumable=True)
         self._compressions["train"] = entry
         return _network_in(entry), entry
@@ -82,38 +76,31 @@ class SharedStages:
         return model, entry
 
     def _step(self, name: str, step: Step, source: TorchModel, source_entry: CacheEntry | None) -> CacheEntry:
-        def make(folder: Path) -> str:
-            from edgeopt.compress.chain import run_step
-
-            report, summary = run_step(self._context(source), step, folder)
-            save_report(folder, report)
-            return summary
-
+        make = self._making(TorchStage(self.networks, name, source, self.teacher[0]), step)
         before = (entry_digest(source_entry), entry_digest(self.teacher[1]))
         others = (fingerprint(network_files(network, self._folder)) for network in other_networks(step))
-        key = [*self.source_key, *before, *self.dataset.key(), settings_key(step), str(self._round_to)]
+        key = [
+            *self.source_key,
+            *before,
+            *self.dataset.key(),
+            settings_key(wherever(step)),
+            str(self.networks.round_to),
+        ]
         key += [part for files in others for part in files]
         entry = self.runner.run(name, f"compress/{step.method}.py", TORCH, key, make, resumable=True)
         self._compressions[name] = entry
         return entry
 
-    def _context(self, source: TorchModel) -> StepContext:
-        from edgeopt.compress.step import StepContext
-        from edgeopt.source import example_inputs
+    def _making(self, job: TorchStage, settings: TrainSettings | Step) -> Callable[[Path], str]:
+        """Return what makes a stage's result, where the settings say that they train in several processes."""
+        trainings = trainings_in(settings)
 
-        teacher = source if source == TorchModel() else self.teacher[0]
-        inputs = example_inputs(self.recipe.model)
-        return StepContext(
-            self._rebuild, source, teacher, inputs, self._open, self._round_to, self._other_network, self._read_weights
-        )
+        def make(folder: Path) -> str:
+            report, summary = self._train_in(job, folder, trainings) if trainings else job(folder)
+            save_report(folder, report)
+            return summary
 
-    @property
-    def _round_to(self) -> int:
-        """What widths are a multiple of.
-
-        All targets count, asked for or not: one network serves them all, and it must not depend on the command line.
-        """
-        return max(spec.round_to for spec in discover_targets().values())
+        return make
 
     # ------------------------------------------------------------ ONNX: export, calibrate, quantize
 
@@ -131,7 +118,7 @@ class SharedStages:
             if model.path is not None and model.path.suffix == ".onnx":
                 exported = import_onnx(model.path, model, settings, samples, folder)
             else:
-                network = load_exported_program(model.path) if model.path else self._rebuild(student)
+                network = load_exported_program(model.path) if model.path else self.networks.rebuild(student)
                 exported = export_torch(network, model, settings, samples, folder)
             save_report(
                 folder, {side: [asdict(info) for info in getattr(exported, side)] for side in ("inputs", "outputs")}
@@ -183,7 +170,7 @@ class SharedStages:
             everything = QuantizeSettings()
             tensors = [name for item in SCHEMES.values() for name in quantized_tensors(graph, item, everything)]
             watched, count = tuple(dict.fromkeys(tensors)), settings.num_samples
-            samples = checked_samples(self._open("calibration"), count, inputs, "calibration")
+            samples = checked_samples(self.networks.open("calibration"), count, inputs, "calibration")
             found = calibrate(source, watched, samples, count, folder, inputs=inputs, histograms=histograms)
             save_report(folder, {"warnings": found.warnings})
             return f"{len(found.tensors)} tensors over {len(found.digests)} samples"
@@ -324,32 +311,13 @@ class SharedStages:
         """What stands for the network as the recipe names it."""
         return (*fingerprint(self.model_files), settings_key(self.recipe.model))
 
-    def _open(self, split: Split) -> Dataset:
-        return self.dataset.open(split, self.recipe.model.inputs)
-
     def samples(self, split: Split, count: int) -> list[Sample]:
         """Return the first samples of a split, checked, held in memory."""
-        return list(checked_samples(self._open(split), count, self.recipe.model.inputs, split))
+        return list(checked_samples(self.networks.open(split), count, self.recipe.model.inputs, split))
 
     def network(self) -> nn.Module:
         """Return the network that is exported, in PyTorch."""
-        return self._rebuild(self.student[0])
-
-    def _rebuild(self, artifact: TorchModel) -> nn.Module:
-        from edgeopt.compress.rebuild import rebuild
-
-        return rebuild(self.recipe.model, self._folder, artifact)
-
-    def _other_network(self, network: NetworkSettings) -> nn.Module:
-        from edgeopt.compress.rebuild import other_model, rebuild
-
-        settings = other_model(self.recipe.model, network.factory, network.arguments, network.weights)
-        return rebuild(settings, self._folder, TorchModel(structure=network.structure))
-
-    def _read_weights(self, reference: str) -> Mapping[str, torch.Tensor]:
-        from edgeopt.source import read_state_dict
-
-        return read_state_dict(locate(reference, self._folder))
+        return self.networks.rebuild(self.student[0])
 
     def history(self) -> dict[str, object]:
         """What training, pruning and distilling reported, for the manifest."""

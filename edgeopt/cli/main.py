@@ -23,6 +23,7 @@ from edgeopt.cli.recipes import recipes
 from edgeopt.cli.search import search
 from edgeopt.cli.sweep import sweep
 from edgeopt.cli.targets import targets
+from edgeopt.cli.train import train
 from edgeopt.cli.verify import verify
 from edgeopt.errors import EdgeoptError
 
@@ -84,7 +85,8 @@ def edgeopt() -> None:
 
 
 _COMMANDS = (
-    build, sweep, search, verify, convert, inspect, calibrate, diff, bundle, device, targets, recipes, init, doctor,
+    build, train, sweep, search, verify, convert, inspect, calibrate, diff, bundle, device, targets, recipes, init,
+    doctor,
 )  # fmt: skip
 for command in _COMMANDS:
     edgeopt.add_command(command)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
-from torch.distributed.nn.functional import all_reduce
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeopt.compress.parallel import num_processes
@@ -50,9 +50,24 @@ def _forward(layer: _BatchNorm, values: torch.Tensor) -> torch.Tensor:
     return normed * layer.weight.view(shape) + layer.bias.view(shape) if layer.affine else normed
 
 
+class _Total(torch.autograd.Function):
+    """The sum over all processes, through which gradients go back to all of them."""
+
+    @staticmethod
+    def forward(_context: Any, part: torch.Tensor) -> torch.Tensor:
+        total = part.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
 def _total(part: torch.Tensor) -> torch.Tensor:
-    """Return the sum over all processes, through which gradients go back to all."""
-    total: torch.Tensor = all_reduce(part)  # type: ignore[no-untyped-call]
+    total: torch.Tensor = _Total.apply(part)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 
 import torch
 
+from edgeopt.compress.parallel import num_processes
+
 
 @contextmanager
 def deterministic(seed: int, threads: int) -> Iterator[None]:
     """Seed PyTorch, allow only deterministic kernels and fix the number of threads inside the block.
 
-    Sums over several threads depend on how many there are, so the thread count is part of what makes a result.
+    Sums over several threads depend on how many there are, so the thread count is part of what makes a result. The
+    processes of a group share the threads among them.
     On the way out the caller's random state, kernels and threads come back.
     """
     threads_before = torch.get_num_threads()
@@ -21,7 +24,7 @@ def deterministic(seed: int, threads: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         try:
             torch.manual_seed(seed)
-            torch.set_num_threads(threads)
+            torch.set_num_threads(max(1, threads // num_processes()))
             torch.use_deterministic_algorithms(True)
             yield
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,16 +32,17 @@ from edgeopt.compress.optimizers import make_optimizer
 from edgeopt.compress.parallel import (
     clip_gradients,
     gathered,
-    is_lost_connection,
     is_sharded,
     make_fabric,
     num_processes,
+    of_all_processes,
     part_of,
     quiet_about_unused,
     sharded_copy,
     spread,
     total_over_processes,
 )
+from edgeopt.compress.processes import is_lost_connection
 from edgeopt.compress.schedules import make_schedule
 from edgeopt.compress.weights import copy_state, refuse_not_finite
 from edgeopt.errors import CompressionError
@@ -187,6 +188,7 @@ class _Trainer:
         self.fabric = make_fabric(settings)
         if self.fabric.global_rank > 0 and settings.strategy != "tensor_parallel":
             torch.manual_seed(settings.seed + self.fabric.global_rank)  # dropout of its own
+        self.advised = num_processes() > 1 and settings.strategy == "ddp"
         self.trained = sharded_copy(model, settings, hook is not None) if is_sharded(settings) else model
         self._set_up()
         self.average = None if settings.ema_decay is None else Average(self.trained, settings.ema_decay)
@@ -275,8 +277,9 @@ class _Trainer:
             mine, share = part_of(whole, self.settings)
             weight = len(whole) / len(batch)
             with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(parts)):
-                with quiet_about_unused():
+                with quiet_about_unused() if self.advised else nullcontext():
                     loss = self.loss_function(mine.inputs, logits_of(self.wrapped, mine.inputs), mine.labels)
+                self.advised = False
                 # Of all processes, before any of them goes on: they must stop together.
                 total += weight * total_over_processes(loss.item() * share)
                 if not math.isfinite(total):
@@ -287,14 +290,13 @@ class _Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return what the next epoch depends on, whole wherever it is computed; all processes must call it."""
-        own = torch.get_rng_state()
         return {
             "model": gathered(self.trained.state_dict()),
             "optimizer": gathered(self._optimizer.state_dict()),
             "scheduler": self.schedule.scheduler.state_dict(),
             "average": None if self.average is None else gathered(self.average.state()),
             "generator": self.generator.get_state(),
-            "global_generators": list(self.fabric.all_gather(own)) if num_processes() > 1 else [own],
+            "global_generators": of_all_processes(torch.get_rng_state()),
         }
 
     def resume(self, checkpoint: Checkpoint, description: str) -> tuple[History, dict[str, torch.Tensor]]:

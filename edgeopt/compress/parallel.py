@@ -37,7 +37,9 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from torch.nn.utils import parametrize
 
 from edgeopt.compress.batches import Labelled
+from edgeopt.compress.processes import started_by_torchrun
 from edgeopt.errors import CompressionError
+from edgeopt.native_stderr import held_back_stderr
 from edgeopt.training import TrainSettings
 
 # What may stand between two Linear layers of which each process computes a part: it treats every value alone.
@@ -62,7 +64,7 @@ def num_processes() -> int:
 
 def processes_here() -> int:
     """Return how many processes of the group are on this machine; ``torchrun`` says so."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes()))
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if started_by_torchrun() else num_processes()
 
 
 def make_fabric(settings: TrainSettings) -> Fabric:
@@ -173,10 +175,12 @@ def part_of(batch: Labelled, settings: TrainSettings) -> tuple[Labelled, float]:
 
 @contextmanager
 def quiet_about_unused() -> Iterator[None]:
-    """Hide PyTorch's advice on networks that turn out to use all their parameters."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
+    """Hide PyTorch's advice, once a process, on a network that turns out to use all its parameters."""
+    with held_back_stderr() as held:
         yield
+    for line in held:
+        if b"find_unused_parameters=True" not in line:
+            os.write(2, line)
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> None:
@@ -192,11 +196,6 @@ def clip_gradients(model: nn.Module, max_norm: float) -> None:
             gradient.mul_(factor)
 
 
-def is_lost_connection(error: RuntimeError) -> bool:
-    """Return whether an error says that another process of the group is gone or hangs."""
-    return num_processes() > 1 and ("gloo" in str(error) or isinstance(error, distributed.DistError))
-
-
 def total_over_processes(value: float) -> float:
     """Return the sum of a value over all processes, the same in each."""
     if num_processes() == 1:
@@ -204,6 +203,15 @@ def total_over_processes(value: float) -> float:
     total = torch.tensor(value, dtype=torch.float64)
     distributed.all_reduce(total)
     return float(total)
+
+
+def of_all_processes(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors of all processes, by rank."""
+    if num_processes() == 1:
+        return [tensor]
+    found = [torch.empty_like(tensor) for _ in range(num_processes())]
+    distributed.all_gather(found, tensor)
+    return found
 
 
 def gathered(state: Any) -> Any:

@@ -18,10 +18,11 @@ from edgeopt.compress.checkpoint import Checkpoint
 from edgeopt.compress.constraints import constrained
 from edgeopt.compress.determinism import deterministic
 from edgeopt.compress.fit import LossFunction, StepHook, answers_of, fit, top1
+from edgeopt.compress.parallel import num_processes
 from edgeopt.compress.step import StepContext, hand_on
 from edgeopt.compress.structure import Structure
 from edgeopt.compress.weights import model_digest, refuse_not_finite
-from edgeopt.training import TrainSettings
+from edgeopt.training import TrainSettings, wherever
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class TrainReport:
     validation_scores: tuple[float, ...]
     held_out_score: float
     judged_by: Literal["labels", "teacher"] = "labels"
+    num_processes: int = 1
 
     @property
     def summary(self) -> str:
@@ -136,6 +138,7 @@ def train_network(
         validation_scores=tuple(history.validation_scores),
         held_out_score=top1(model, judged, settings.batch_size),
         judged_by=judged_by,
+        num_processes=num_processes(),
     )
     hand_on(model, structure, folder)
     checkpoint.remove()
@@ -171,5 +174,5 @@ def _answered(data: Buckets, teacher: nn.Module, batch_size: int) -> Buckets:
 
 def _fingerprint(model: nn.Module, loss_digest: str, data: Buckets, settings: TrainSettings) -> str:
     """Return one digest of everything that decides how a training goes."""
-    settings_text = type(settings).__name__ + canonical_json(asdict(settings))
+    settings_text = type(settings).__name__ + canonical_json(asdict(wherever(settings)))
     return digest_of([torch.__version__, model_digest(model), loss_digest, samples_digest(data), settings_text])
