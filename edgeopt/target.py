@@ -33,9 +33,9 @@ class TargetSpec:
     is how its model takes and gives images, ``""`` as the network does. ``runtime_package`` is what its bundle is
     verified with here, and ``max_steps`` how far from the quantized reference its kernels may answer
     (``max_int16_steps``: with outputs of 16 bits; ``max_dynamic_steps``: behind activations that are quantized while
-    the network runs). ``timed_here`` says whether what runs here is the device's own runtime, so that int8 and float
-    can be timed against each other in it. A bundle for a ``microcontroller`` has its model as C
-    arrays and a budget for memory, and is built only where it is named.
+    the network runs). ``sparse_kernels`` are the patterns of zeros that its kernels skip. ``timed_here`` says whether
+    what runs here is the device's own runtime, so that int8 and float can be timed against each other in it. A bundle
+    for a ``microcontroller`` has its model as C arrays and a budget for memory, and is built only where it is named.
     """
 
     name: str
@@ -52,6 +52,7 @@ class TargetSpec:
     max_int16_steps: int
     max_dynamic_steps: int
     max_built_in_steps: int
+    sparse_kernels: tuple[Literal["2:4"], ...]
     image_layout: Literal["NCHW", "NHWC", ""]
     microcontroller: bool
     device_note: str

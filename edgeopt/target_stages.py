@@ -16,6 +16,7 @@ from edgeopt.accuracy_stages import AccuracyStages, Candidate
 from edgeopt.artifacts import FloatModel, LoweredModel, Memory, QdqModel, canonical_json
 from edgeopt.atomic import locked
 from edgeopt.budget import keep_budget
+from edgeopt.bundle.lost_weights import lost_weights
 from edgeopt.cache import CacheEntry
 from edgeopt.errors import RecipeError
 from edgeopt.inspection import Border, Inspection, TensorFacts
@@ -37,7 +38,7 @@ from edgeopt.runner import (
 from edgeopt.settings import ParityLimits, Precision, QuantizeSettings, TargetOverrides
 from edgeopt.shared_stages import SharedStages
 from edgeopt.speed import SpeedReport
-from edgeopt.stage import stage
+from edgeopt.stage import logger, stage
 from edgeopt.target import Layout, LoweringRequest, TargetSpec, load_backend
 from edgeopt.verdict import ParityReport, judge_model, open_quietly, report_from
 
@@ -106,6 +107,7 @@ class TargetStages:
 
         def make(folder: Path) -> str:
             from edgeopt.bundle.manifest import describe_model
+            from edgeopt.bundle.weight_gains import weight_gains
             from edgeopt.quantize.border import border_of
             from edgeopt.quantize.names import network_places, read_names
 
@@ -115,10 +117,11 @@ class TargetStages:
             inspection = backend.inspect(lowered.path)
             judged_by = self._complete(limits, lowered.border, plan.precision)
             places = network_places(read_names(source), lowered.tensors)
-            model = describe_model(self.recipe.name, self.spec, lowered, inspection, judged_by, places, labels)
+            gains = weight_gains(self.shared.student[0], lowered.path, self.spec)
+            model = describe_model(self.recipe.name, self.spec, lowered, inspection, judged_by, places, labels, gains)
             extra = [path.name for path in lowered.extra_files]
             save_report(folder, {"model": model, "extra_files": extra})
-            return _integer_summary(inspection)
+            return "; ".join([_integer_summary(inspection), *(gain.remark for gain in gains)])
 
         key = [
             entry_digest(source_entry),
@@ -128,11 +131,14 @@ class TargetStages:
             canonical_json(labels),
             *fingerprint(self.spec.files()),
             *self.shared.source_key,
+            *code_key(PACKAGE / "bundle/weight_gains.py"),
         ]
         code = self.spec.folder / "backend.py"
         packages = (*ONNX, "ai-edge-litert", self.spec.runtime_package)
         entry = self.runner.run(f"lower-{self.spec.name}", code, packages, key, make)
         described = read_report(entry)
+        for remark in lost_weights(described["model"]["weights"], plan, self.recipe.correct):
+            logger.warning("%s: %s", self.spec.name, remark)
         lowered = _lowered(entry.folder, described, self.spec.model_file)
         return Candidate(plan, source, source_entry, lowered, entry, described["model"])
 

@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeopt.artifacts import LoweredModel, sha256_file
 from edgeopt.inspection import Inspection, Place
 from edgeopt.parity import SCHEMA_VERSION, manifest_digest
 from edgeopt.settings import ParityLimits
 from edgeopt.target import TargetSpec
+
+if TYPE_CHECKING:
+    from edgeopt.bundle.weight_gains import WeightGain
 
 _TOOLS = (
     "ai-edge-litert", "lightning-fabric", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors",
@@ -33,10 +36,12 @@ def describe_model(
     limits: ParityLimits,
     tensors: Mapping[str, Place],
     labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    weights: Sequence[WeightGain] = (),
 ) -> Manifest:
     """Return the part of a manifest that is known before a verdict: the model, its border, class names, the limits.
 
-    ``tensors`` is where the model file holds each tensor of the network (see :mod:`edgeopt.quantize.names`).
+    ``tensors`` is where the model file holds each tensor of the network (see :mod:`edgeopt.quantize.names`), and
+    ``weights`` what became of those that compression made sparse, shared or coarse.
     """
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -63,6 +68,7 @@ def describe_model(
         "float_operators": list(inspection.float_operators),
         "num_macs": inspection.num_macs,
         "tensors": {name: asdict(place) for name, place in tensors.items()},
+        "weights": [asdict(gain) for gain in weights],
         "memory": None if lowered.memory is None else asdict(lowered.memory),
     }
     # What is hashed and judged must be what a reader of the JSON gets: lists, not tuples.

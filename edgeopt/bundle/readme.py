@@ -56,6 +56,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         yield "- {ram_bytes:,} bytes of arena, {flash_bytes:,} bytes of model".format(**manifest["memory"])
     if manifest["float_operators"]:
         yield f"- still float: {', '.join(manifest['float_operators'])}"
+    yield from (f"- {gain['remark']}" for gain in manifest["weights"])
     yield from (_correction(gain) for gain in manifest["corrections"] if gain["kept"])
     yield from _parity(manifest["parity"])
     if manifest["accuracy"] is not None:

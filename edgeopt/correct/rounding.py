@@ -48,7 +48,7 @@ def learn_rounding(layer: Layer) -> bool:
 
 
 def rounded(steps: Matrix, moments: Matrix, limit: int) -> Matrix:
-    """Return integers for weights so that their products with the inputs change least.
+    """Return integers for weights so that their products with the inputs change least; zeros stay zero.
 
     Args:
         steps: weights over their scale ``(outputs, inputs)``.
@@ -63,7 +63,7 @@ def rounded(steps: Matrix, moments: Matrix, limit: int) -> Matrix:
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
     left = steps[:, order]
     for index in range(len(moments)):
-        whole = np.clip(np.rint(left[:, index]), -limit, limit)
+        whole = np.clip(np.rint(left[:, index]), -limit, limit) * (steps[:, order[index]] != 0)
         error = (left[:, index] - whole) / upper[index, index]
         left[:, index + 1 :] -= error[:, None] * upper[index, index + 1 :]
         left[:, index] = whole

@@ -27,6 +27,12 @@ def test_rounded_keeps_the_sum_when_all_inputs_are_the_same() -> None:
     assert rounded(np.full((1, 4), 0.4), np.ones((4, 4)), 127).sum() == pytest.approx(2)
 
 
+def test_rounded_keeps_zeros_zero_when_the_other_weights_err() -> None:
+    whole = rounded(np.array([[0.4, 0.0, 0.4, 0.0]]), np.ones((4, 4)), 127)
+    assert whole[0, [1, 3]].tolist() == [0, 0]
+    assert whole.sum() == pytest.approx(1)
+
+
 def test_rounded_leaves_no_more_error_than_the_nearest_when_inputs_are_correlated() -> None:
     random = np.random.default_rng(0)
     inputs = random.standard_normal((500, 3)) @ random.standard_normal((3, 24)) + 0.1 * random.standard_normal(
