@@ -109,10 +109,9 @@ def plan_for(
     """
     told = load_recipe(recipe, base).recipe.search or SearchSettings()
     own = {key: _dimension(key, values) for key, values in told.space.items()}
-    objectives = [
-        *(Objective(figure, maximize=True) for figure in maximize or told.maximize),
-        *(Objective(figure) for figure in minimize or told.minimize),
-    ]
+    least = tuple(minimize or told.minimize)
+    most = tuple(maximize) or tuple(figure for figure in told.maximize if figure not in least)
+    objectives = [*(Objective(figure, maximize=True) for figure in most), *map(Objective, least)]
     return SearchPlan(
         recipe,
         target,

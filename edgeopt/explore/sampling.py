@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Sampler = Literal["tpe", "nsga2"]
 Point = dict[str, object]
 
-_JOURNAL = "optuna.journal"
+_JOURNAL, _JOURNAL_LOCK = "optuna.journal", "optuna.journal.lock"
 _STARTUP_TRIALS = 8  # random ones, before TPE has something to go by
 _POPULATION = 12
 
@@ -34,7 +34,7 @@ class Sampling:
     """Asks Optuna for candidates and tells it what came of them.
 
     Args:
-        folder: gets the journal; one that is there is continued.
+        folder: gets the journal; one that is there is continued. No other search may run there.
         space: what candidates are drawn from.
         objectives: what a complete candidate is told with, in this order.
         sampler: ``tpe`` or ``nsga2``.
@@ -50,6 +50,7 @@ class Sampling:
         self._optuna = _import_optuna()
         self._space, self._sampler, self._seed = space, sampler, seed
         self._distributions = {key: self._distribution(dimension) for key, dimension in space.items()}
+        (folder / _JOURNAL_LOCK).unlink(missing_ok=True)  # of a search that was killed while it wrote
         journal = self._optuna.storages.journal
         with _quiet():
             self._study = self._optuna.create_study(

@@ -1,5 +1,7 @@
 """Real Optuna on a function that takes no time: the same draws after a stop, and both samplers learn."""
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,14 @@ def test_sampling_draws_the_same_points_when_it_was_stopped_between(tmp_path: Pa
     assert points[0] == SEEDS[0]
 
 
+def test_sampling_goes_on_at_once_when_it_was_killed_while_it_wrote(tmp_path: Path) -> None:
+    first = step(opened(tmp_path, "tpe"))
+    (tmp_path / "optuna.journal.lock").symlink_to(tmp_path / "optuna.journal")
+    start = time.monotonic()
+    assert step(opened(tmp_path, "tpe")) != first
+    assert time.monotonic() - start < 20  # Optuna waits 30 s for the one that holds it
+
+
 def test_sampling_draws_other_points_when_the_seed_is_another(tmp_path: Path) -> None:
     one, other = (opened(tmp_path / str(seed), "tpe", seed) for seed in (0, 1))
     assert [step(one) for _ in range(3)][1:] != [step(other) for _ in range(3)][1:]
@@ -57,7 +67,7 @@ def test_sampling_has_values_of_the_space_when_they_are_drawn(tmp_path: Path) ->
 
 
 def test_sampling_says_what_to_install_when_optuna_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingDependencyError, match=r"(?s)Optuna.*pip install 'edgeopt\[search\]'"):
         opened(tmp_path, "tpe")
 

@@ -246,6 +246,11 @@ def test_search_says_what_is_wrong_when_options_make_no_sense(
     assert message in capsys.readouterr().err
 
 
+def test_plan_for_takes_a_figure_down_when_the_recipe_would_take_it_up(folder: Path) -> None:
+    plan = plan_for(folder / "edgeopt.toml", minimize=["metric"])  # an error, that is
+    assert plan.objectives == (Objective("metric"),)
+
+
 # ---------------------------------------------------------------- foreseen and measured
 
 
