@@ -166,8 +166,8 @@ def _show(result: SweepResult, place: Path) -> None:
     print_table(columns, (_cells(record, keys, counted=counted) for record in result.trials))
     for record in result.trials:
         if record.result.error:
-            values = ", ".join(f"{key}={value}" for key, value in record.result.overrides.items())
-            click.echo(f"\n{record.result.status}: {record.result.target}, {values}: {record.result.error}")
+            values = [record.result.target, *(f"{key}={record.result.overrides.get(key, '-')}" for key in keys)]
+            click.echo(f"\n{record.result.status}: {', '.join(values)}: {record.result.error}")
     known = f", {result.num_known} of them known from before" if result.num_known else ""
     click.echo(f"\n{len(result.trials)} trials{known}; bundles and tables in {shown_path(place.absolute())}")
 

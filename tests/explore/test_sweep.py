@@ -170,6 +170,13 @@ def test_sweep_says_so_at_once_when_no_cluster_is_at_the_address(
     assert message in capfd.readouterr().err
 
 
+def test_sweep_refuses_when_no_node_of_the_cluster_has_so_many_cpus(address: str, project: Path) -> None:
+    asked = ["--grid", "export.num_samples=1,2", "--address", address, "--cpus", "64"]
+    done = edgeopt_run(project, "sweep", "edgeopt.toml", *asked)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith("and no node of the cluster has more than 2\n  hint: --cpus 2\n")
+
+
 def test_sweep_names_the_extra_when_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
