@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_nets import build_small, interrupt_after, noisy_patterns, rebuilding, step_context
+from tiny_project import ROOT, environment
 from torch import nn
 from torch.nn import functional
 
@@ -135,6 +140,34 @@ def test_sparsify_ends_with_what_was_asked_when_the_schedule_is_gradual(tmp_path
     assert report.training.best_epoch >= 2
     constraints = read_structure(result_in(tmp_path).structure).constraints
     assert constraints["4.weight"] == {"kind": "sparse"}
+
+
+LONGER = replace(GRADUAL, finetune=replace(TRAINING, epochs=12))
+ELSEWHERE = """
+import logging, sys
+from pathlib import Path
+from test_sparsify import LONGER, sparse
+logging.basicConfig(level="INFO")
+sparse(Path(sys.argv[1]), LONGER)
+"""
+
+
+def test_sparsify_goes_on_bit_for_bit_when_it_was_killed(tmp_path: Path) -> None:
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    here = Path(__file__).parent
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, (here, here.parent, ROOT)))}
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "broken")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(paths)) as process:
+        assert process.stderr is not None
+        assert any("sparsify epoch 2/" in line for line in process.stderr)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    sparse(tmp_path / "whole", LONGER)
+    sparse(tmp_path / "broken", LONGER)
+
+    whole, broken = (tmp_path / name / "weights.safetensors" for name in ("whole", "broken"))
+    assert broken.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize("importance", ["l1", "movement"])
