@@ -6,8 +6,11 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
+
+from edgeopt.errors import EdgeoptError
 
 
 class Inline(Executor):
@@ -22,7 +25,11 @@ class Inline(Executor):
 
 @contextmanager
 def workers(jobs: int) -> Iterator[Executor]:
-    """Yield what runs ``jobs`` calls at a time; when the block ends, by Ctrl-C too, none of them runs any more."""
+    """Yield what runs ``jobs`` calls at a time; when the block ends, by Ctrl-C too, none of them runs any more.
+
+    Raises:
+        EdgeoptError: one of the processes was killed.
+    """
     if jobs == 1:
         yield Inline()
         return
@@ -31,6 +38,11 @@ def workers(jobs: int) -> Iterator[Executor]:
     with ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             yield pool
+        except BrokenProcessPool as error:
+            raise EdgeoptError(
+                "the process of a trial was killed, for too little memory perhaps",
+                hint="the same command goes on; give fewer --jobs",
+            ) from error
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()
