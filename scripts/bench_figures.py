@@ -17,7 +17,7 @@ GOALS = Path(__file__).with_name("bench_goals.toml")
 
 _GOAL = re.compile(r"(?P<comparison><=|>=) (?P<value>\d+(\.\d+)?) (?P<unit>\S+)")
 _COLUMNS = ("section", "network", "figure", "value", "limit", "verdict", "remark")
-_DIGITS = {"steps": 0, "operators": 0, "cases": 0, "lines": 0, "%": 2}
+_DIGITS = {"steps": 0, "bytes": 0, "operators": 0, "cases": 0, "lines": 0, "%": 2}
 
 Goals = Mapping[tuple[str, str, str], "Goal"]
 
