@@ -221,12 +221,12 @@ def _ray(settings: PoolSettings, token_file: Path) -> ModuleType:
         raise MissingDependencyError("ray is not installed", hint="pip install 'edgeopt[sweep]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")  # weights are often ignored by git, and needed
-    if settings.address is None and "RAY_AUTH_MODE" not in os.environ:
+    if settings.address is None and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        token = os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         token_file.parent.mkdir(parents=True, exist_ok=True)
         token_file.unlink(missing_ok=True)
         with open(os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(secrets.token_hex(32))
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file.absolute())}
+            stream.write(token)
     import ray
 
     return ray
