@@ -16,6 +16,7 @@ from bench_accuracy import accuracy_figures, accuracy_networks
 from bench_build import build_figures, footprint_figures
 from bench_calibration import calibration_figures
 from bench_compression import compression_figures, compression_networks
+from bench_compression_pruning import pruning_figures
 from bench_figures import Figure, as_json, read_goals, table, verdict
 from bench_latency import latency_figures
 from bench_lowering import chain_figures, lowering_figures
@@ -42,6 +43,7 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "accuracy": accuracy_networks(),
     "compression": compression_networks(),
     "methods": ("mnist5k",),
+    "pruning": ("mnist5k",),
     "footprint": ("efficientnet_lite0", "mobilenet_v2"),
     "node-cases": (),
     "size": (),
@@ -65,6 +67,7 @@ sections:
   accuracy      what int8 costs under the accuracy contract: drop, its interval, what was moved
   compression   each network against its float teacher: bytes, latency, accuracy (an hour; --work resumes it)
   methods       what each method of [[compress]] was asked for and what the target gained of it (10 minutes)
+  pruning       which importance and scope keep most at the same MACs (4 minutes)
   agreement     each bundle against the float network: class and noise
   footprint     sizes of files, multiplications on integers
   node-cases    ONNX's own cases of single operators, through ours and through onnx2tf (which takes an hour)
@@ -154,6 +157,8 @@ def _section(section: str, network: Network, options: argparse.Namespace) -> Ite
         return compression_figures(network)
     if section == "methods":
         return method_figures(network)
+    if section == "pruning":
+        return pruning_figures(network)
     if section == "agreement":
         return agreement_figures(network, options.samples)
     return footprint_figures(network)

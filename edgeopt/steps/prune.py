@@ -110,6 +110,11 @@ class PruneSettings:
                 "[compress.finetune] is what happens between iterations, and there is only one",
                 hint='set iterations = 3, or train afterwards with a step of method = "finetune"',
             )
+        if self.finetune is not None and self.finetune.devices > 1:
+            raise RecipeError(
+                f"[compress.finetune] devices is {self.finetune.devices}: between iterations one process trains",
+                hint='train in several processes afterwards, with a step of method = "finetune"',
+            )
         if (self.budget is not None and self.budget.latency is not None) != (self.target is not None):
             raise RecipeError(
                 "a latency is measured in a target's runtime: 'target' and budget.latency go together",

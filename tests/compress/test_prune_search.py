@@ -287,6 +287,7 @@ def test_prune_refuses_when_layers_of_one_group_are_given_two_ratios(tmp_path: P
         ({"num_samples": 0}, "'num_samples' must be at least 1"),
         ({"iterations": 2}, "nothing says how to train"),
         ({"finetune": TrainSettings()}, "there is only one"),
+        ({"iterations": 2, "finetune": TrainSettings(devices=2)}, "one process trains"),
         ({"target": "arm64"}, "go together"),
         ({"budget": PruneBudget(latency=0.5)}, "go together"),
         ({"budget": PruneBudget(num_macs=0.5), "pruning_ratio": 0.5}, "leave one"),
