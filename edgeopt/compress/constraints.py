@@ -85,8 +85,7 @@ class _Lookup(torch.autograd.Function):
 class LowBit(nn.Module):
     """Answers with the nearest weight of few bits; the gradient goes to the float weight behind it as it is.
 
-    The constraint says the ``axis`` of the output channels, the ``block`` that has a scale of its own, and whether
-    what was zero must stay zero (``keeps_zeros``).
+    The constraint says the ``axis`` of the output channels, and whether what was zero stays zero (``keeps_zeros``).
     """
 
     mask: torch.Tensor
@@ -94,14 +93,14 @@ class LowBit(nn.Module):
     def __init__(self, weight: torch.Tensor, constraint: Constraint) -> None:
         super().__init__()
         self.project = _PROJECTIONS[constraint["kind"]]
-        self.axis, self.block = constraint["axis"], constraint["block"]
+        self.axis = constraint["axis"]
         zeros_stay = constraint["keeps_zeros"]
         self.register_buffer("mask", weight.detach() != 0 if zeros_stay else torch.ones_like(weight, dtype=torch.bool))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the coarse weight."""
         kept = weight.where(self.mask, 0)
-        rows = self.project(rows_of(kept.detach(), self.axis, self.block))
+        rows = self.project(rows_of(kept.detach(), self.axis))
         coarse: torch.Tensor = _StraightThrough.apply(kept, from_rows(rows, kept, self.axis))  # type: ignore[no-untyped-call]
         return coarse
 

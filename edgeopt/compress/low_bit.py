@@ -62,8 +62,7 @@ def low_bit(context: StepContext, settings: LowBitSettings, folder: Path) -> Low
     """Give the layers of ``context.source`` coarse weights, train them if asked, and hand the network on.
 
     Raises:
-        CompressionError: a layer is not there, none is left, a block does not fit, or a weight is constrained to
-            other values.
+        CompressionError: a layer is not there, none is left, or a weight is constrained to other values.
     """
     training = settings.finetune or TrainSettings()
     with deterministic(training.seed, training.threads):
@@ -101,7 +100,7 @@ def _constraint(layer: nn.Module, before: Constraint, settings: LowBitSettings) 
     """Return the constraint of a layer's weight; zeros that an earlier step made stay."""
     axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
     keeps_zeros = before.get("kind") == "sparse" or before.get("keeps_zeros", False)
-    return {"kind": settings.weights, "axis": axis, "block": settings.block, "keeps_zeros": keeps_zeros}
+    return {"kind": settings.weights, "axis": axis, "keeps_zeros": keeps_zeros}
 
 
 def _errors(model: nn.Module, constraints: dict[str, Constraint]) -> tuple[LowBitLayer, ...]:

@@ -1,4 +1,4 @@
-"""The nearest weight of few bits: 4 bits, three values or two, with a scale for each output channel or block.
+"""The nearest weight of few bits: 4 bits, three values or two, with a scale for each output channel.
 
 Each projection leaves what it made as it is, bit for bit: means are float64, and the scales of 4 bits have so few
 digits that every product with them is exact.
@@ -10,8 +10,6 @@ arXiv 1603.05279, section 3.1.
 from __future__ import annotations
 
 import torch
-
-from edgeopt.errors import CompressionError
 
 _INT4_MAX = 7
 _TERNARY_THRESHOLD = 0.7  # of the mean magnitude
@@ -44,24 +42,9 @@ def int4(weight: torch.Tensor) -> torch.Tensor:
     return (steps * scale).to(weight.dtype)
 
 
-def rows_of(weight: torch.Tensor, axis: int, block: int | None) -> torch.Tensor:
-    """Return a weight as rows that have one scale each: output channels, or blocks of so many weights in them.
-
-    Args:
-        weight: any shape.
-        axis: that of the output channels.
-        block: how many weights, in the order in which they are read; ``None`` for whole channels.
-
-    Raises:
-        CompressionError: the channel is no multiple of the block.
-    """
-    rows = weight.movedim(axis, 0).flatten(1)
-    if block is not None and rows.shape[1] % block:
-        raise CompressionError(
-            f"a channel has {rows.shape[1]} weights, expected a multiple of block = {block}",
-            hint="choose another block, or ignore the layer",
-        )
-    return rows if block is None else rows.reshape(-1, block)
+def rows_of(weight: torch.Tensor, axis: int) -> torch.Tensor:
+    """Return a weight as rows that have one scale each: the output channels, which are on ``axis``."""
+    return weight.movedim(axis, 0).flatten(1)
 
 
 def from_rows(rows: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
