@@ -18,6 +18,8 @@ from edgeopt.stage import logger
 
 PRUNABLE = (_ConvNd, nn.Linear)
 
+_QKV = ("query", "key", "value")
+
 Result = TypeVar("Result")
 
 
@@ -144,7 +146,10 @@ def run_named(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> lis
 
 
 def count_macs(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> int:
-    """Return the multiply-accumulates that convolutions and linear layers need for the example inputs."""
+    """Return the multiply-accumulates that convolutions and linear layers need for the example inputs.
+
+    Those of torch's attention are its projections; what it multiplies without weights is not counted, as elsewhere.
+    """
     counts: list[int] = []
 
     def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -154,7 +159,15 @@ def count_macs(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> in
         positions = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
         counts.append(positions.numel() // positions.shape[_channel_axis(layer)] * weight.numel())
 
+    def count_attention(layer: nn.Module, args: tuple[torch.Tensor, ...], named: dict[str, Any], _output: Any) -> None:
+        assert isinstance(layer, nn.MultiheadAttention)
+        query, key, value = (args[place] if place < len(args) else named[name] for place, name in enumerate(_QKV))
+        # A projection's width is that of its input times the attention's; the output is projected once more.
+        counts.append((2 * query.numel() + key.numel() + value.numel()) * layer.embed_dim)
+
     hooks = [layer.register_forward_hook(count) for layer in prunable_layers(model).values()]
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    hooks += [attention.register_forward_hook(count_attention, with_kwargs=True) for attention in attentions]
     try:
         with torch.no_grad():
             run_named(model, example_inputs)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.attention import SplitAttention
+from edgeopt.compress.layers import count_macs
 from edgeopt.compress.rebuild import apply_structure
 from edgeopt.compress.structure import Structure
 from edgeopt.errors import CompressionError
@@ -180,6 +181,14 @@ def test_split_attention_answers_like_torchs_when_masks_are_given(*, batch_first
         for expected, actual in zip(whole(*tokens, **options), split(*tokens, **options), strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     assert split(*tokens, need_weights=False)[1] is None
+
+
+def test_count_macs_is_the_same_when_torchs_attention_is_split() -> None:
+    whole = nn.MultiheadAttention(8, 4, batch_first=True, kdim=6, vdim=5).eval()
+    tokens = torch.zeros(1, 3, 8), torch.zeros(1, 4, 6), torch.zeros(1, 4, 5)
+
+    # 3 * 8 * 8 for the query and the output, 4 * 6 * 8 for the key, 4 * 5 * 8 for the value.
+    assert count_macs(whole, tokens) == count_macs(SplitAttention(whole), tokens) == 2 * 192 + 192 + 160
 
 
 def test_prune_refuses_when_heads_are_not_side_by_side(tmp_path: Path) -> None:
