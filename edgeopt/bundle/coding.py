@@ -37,7 +37,7 @@ SUFFIX = ".coded"
 _MAGIC = b"EOC1"
 _MOST_BYTES = 2**31 - 1
 _MOST_TENSORS = 1 << 16
-_LEAST_BYTES = 32  # a smaller tensor is not worth a form of its own
+_LEAST_BYTES = 128  # smaller tensors take less together, in the rest
 _FLOAT_BYTES = 4
 
 

@@ -8,9 +8,10 @@ lzma      a byte for the parameters ``(5 pb + lp) 9 + lc``, and a raw LZMA strea
 huffman   a codebook, the lengths of a Huffman code, and each value's code
 sparse    a codebook, the rank of the common value, and of each other value how many common ones lie before it and
           which it is, both as Huffman codes; a gap that is too long for the code is bridged by a common value (Han et
-          al., "Deep Compression", ICLR 2016, section 2)
-range     a codebook, and of each value, by an adaptive coder, whether it is the common one and which it is
-          (:mod:`edgeopt.bundle.range_coding`)
+          al., "Deep Compression", ICLR 2016, section 2). The rank is followed by the number of gaps, the least gap
+          that is too long, and the bytes of the gaps' codes; then come the lengths and codes of gaps, then of values
+range     a codebook, the rank of the common value, how many items lie in a row, the density of other values in 65,536
+          parts, and the stream of an adaptive coder (:mod:`edgeopt.bundle.range_coding`)
 ========  ======================================================================================================
 
 A codebook is a tensor's different values in order, as signed integers of its item size; floats are taken for the

@@ -24,7 +24,6 @@ from edgeopt.errors import BundleError, StorageError, UsageError
 
 SUFFIX = ".edgeopt.tar.xz"
 _PRESET = 9 | lzma.PRESET_EXTREME
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": _PRESET}]
 # No bundle is near this; an archive that unpacks to more was made to fill a disk.
 _MOST_BYTES = 4_000_000_000
 _MOST_FILES = 10_000
@@ -181,7 +180,9 @@ def _decode_model(folder: Path) -> None:
 
 def _accounted(contents: Mapping[str, bytes]) -> Iterator[PackedFile]:
     for name, content in contents.items():
-        yield PackedFile(name, len(content), len(lzma.compress(content, format=lzma.FORMAT_RAW, filters=_FILTERS)))
+        # A dictionary of the preset's size takes half a gigabyte and longer to make than to use.
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": _PRESET, "dict_size": max(4096, len(content))}]
+        yield PackedFile(name, len(content), len(lzma.compress(content, format=lzma.FORMAT_RAW, filters=filters)))
 
 
 def _epoch() -> int:
