@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -157,13 +158,26 @@ def export_program(
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
+        place, cause = _place(error)
         raise ExportError(
-            f"torch.onnx cannot export the network: {str(error).strip().splitlines()[0]}",
-            hint="the cause is named in the traceback (-v); data-dependent control flow must be rewritten",
+            f"torch.onnx cannot export the network: {place}{str(cause).strip().splitlines()[0]}",
+            hint="a graph has no branches that depend on values; torch.where(condition, a, b) computes both sides",
         ) from error
     if program is None:
         raise ExportError("torch.onnx returned no graph")
     return program
+
+
+def _place(error: BaseException) -> tuple[str, BaseException]:
+    """Return the line of the network's own ``forward`` at which the export stopped, or nothing, and the error there."""
+    library = Path(torch.__file__).parent
+    cause: BaseException | None = error
+    while cause is not None:
+        for frame in reversed(traceback.extract_tb(cause.__traceback__)):
+            if frame.name == "forward" and library not in Path(frame.filename).parents:
+                return f"{Path(frame.filename).name}, line {frame.lineno}, in forward, {frame.line!r}: ", cause
+        cause = cause.__cause__
+    return "", error
 
 
 def _names_in_torch(program: torch.onnx.ONNXProgram) -> dict[str, str]:
