@@ -12,7 +12,7 @@ import click
 from edgeopt.cli.accuracy import show_accuracy
 from edgeopt.cli.console import bytes_text, percent_text, print_table, reporting, shown_path, write_json
 from edgeopt.cli.costs import show_costs
-from edgeopt.cli.options import RecipeName, TargetName, device_options, json_option, verbosity_options
+from edgeopt.cli.options import RecipeName, TargetName, device_options, json_option, named_targets, verbosity_options
 from edgeopt.cli.report import VERDICT_COLUMNS, verdict_cells
 from edgeopt.cli.verdicts import raise_worst, show_verdicts, verdicts_json, verify_on
 from edgeopt.errors import AccuracyError, EdgeoptError, LatencyError, ParityError
@@ -119,10 +119,8 @@ def build(
             values["latency.allow_slower"] = True
         loaded = load_recipe(recipe or _default(quiet=quiet), values)
         from edgeopt import pipeline
-        from edgeopt.target import discover_targets
 
-        every = [name for name, spec in discover_targets().items() if not spec.microcontroller]
-        names = tuple(dict.fromkeys(other for name in targets for other in (every if name == "all" else (name,))))
+        names = named_targets(targets)
         try:
             result = pipeline.build(loaded, targets=names, out=out, verify=not no_verify, force=force)
         except (ParityError, AccuracyError, LatencyError) as refused:

@@ -123,6 +123,14 @@ class TargetName(click.ParamType[str]):
         return _starting(incomplete, [*discover_targets(), "all"])
 
 
+def named_targets(names: Iterable[str]) -> tuple[str, ...]:
+    """Return targets once each, with every one but microcontrollers in the place of ``all``."""
+    from edgeopt.target import discover_targets
+
+    every = [name for name, spec in discover_targets().items() if not spec.microcontroller]
+    return tuple(dict.fromkeys(other for name in names for other in (every if name == "all" else (name,))))
+
+
 class RecipeName(click.ParamType[str]):
     """The name of a built-in recipe or a TOML file."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from edgeopt.cli.console import bytes_text, print_table, reporting, shown_path, write_json
-from edgeopt.cli.options import RecipeName, TargetName, json_option, verbosity_options
+from edgeopt.cli.options import RecipeName, TargetName, json_option, named_targets, verbosity_options
 
 if TYPE_CHECKING:
     from edgeopt.explore.record import TrialRecord
@@ -65,7 +65,7 @@ Figure = TypeVar("Figure", int, float)
     type=TargetName(),
     default=("arm64",),
     show_default=True,
-    help="A target to build each point for; can be given several times.",
+    help="A target to build each point for, or 'all'; can be given several times.",
 )
 @click.option(
     "-o", "--out", metavar="DIR", type=click.Path(path_type=Path), help=f"Where to write.  [default: {DEFAULT_OUT}]"
@@ -138,7 +138,7 @@ def sweep(
         drawn = spaces.draw(spaces.parse_space(space), count, seed) if count else [{}]
         points = [{**fixed, **one, **other} for one in asked for other in drawn]
         pool = PoolSettings(address, jobs, cpus, retries).filled()
-        trials = plan(recipe, targets, points, instructions=instructions)
+        trials = plan(recipe, named_targets(targets), points, instructions=instructions)
         place = out or DEFAULT_OUT
         try:
             result = run(recipe, trials, place, pool, instructions=instructions)

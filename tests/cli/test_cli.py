@@ -13,7 +13,7 @@ import edgeopt
 from edgeopt.recipe import load_recipe
 
 ROOT = Path(edgeopt.__file__).parent.parent
-COMMANDS = ["build", "train", "search", "verify", "convert", "inspect", "targets", "recipes", "init", "doctor"]
+COMMANDS = ["build", "sweep", "train", "search", "verify", "convert", "inspect", "targets", "recipes", "init", "doctor"]
 HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "ai_edge_litert", "lightning_fabric", "onnxscript", "torch_pruning"}
 
 RECIPE = """
