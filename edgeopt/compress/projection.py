@@ -1,7 +1,6 @@
 """The nearest weight of few bits: 4 bits, three values or two, with a scale for each output channel.
 
-Each projection leaves what it made as it is, bit for bit: means are float64, and the scales of 4 bits have so few
-digits that every product with them is exact.
+Each projection leaves what it made as it is, bit for bit: its scales are float64.
 
 Source: Li, Liu: Ternary Weight Networks, 2016, arXiv 1605.04711, equations 4 and 6; Rastegari et al.: XNOR-Net, 2016,
 arXiv 1603.05279, section 3.1.
@@ -13,7 +12,6 @@ import torch
 
 _INT4_MAX = 7
 _TERNARY_THRESHOLD = 0.7  # of the mean magnitude
-_SCALE_BITS = 21  # times 7 is 24, what a float32 holds
 
 
 def ternary(weight: torch.Tensor) -> torch.Tensor:
@@ -36,8 +34,7 @@ def binary(weight: torch.Tensor) -> torch.Tensor:
 
 def int4(weight: torch.Tensor) -> torch.Tensor:
     """Return each row's weights ``(rows, weights)`` as multiples from -7 to 7 of a seventh of its largest magnitude."""
-    mantissa, exponent = torch.frexp(weight.double().abs().amax(dim=1, keepdim=True) / _INT4_MAX)
-    scale = torch.ldexp((mantissa * 2**_SCALE_BITS).round() / 2**_SCALE_BITS, exponent)
+    scale = weight.double().abs().amax(dim=1, keepdim=True) / _INT4_MAX
     steps = (weight / scale.clamp(min=torch.finfo(weight.dtype).tiny)).round().clamp(-_INT4_MAX, _INT4_MAX)
     return (steps * scale).to(weight.dtype)
 

@@ -108,7 +108,7 @@ def _train_gradually(
     structure = context.structure.constrained({name: _constraint(settings) for name in weights})
     scored = {name: {"kind": "sparse", "scores": settings.importance == "movement"} for name in weights}
     source = hand_on(model, structure.constrained(scored), folder)
-    tightening = _Tightening(model, _scores(model, weights, context, settings), settings)
+    tightening = Tightening(model, _scores(model, weights, context, settings), settings)
     hook = StepHook(tightening.on_step, settings.ramp[1])
     held = canonical_json(asdict(settings))
     within = replace(context, source=source)
@@ -117,7 +117,7 @@ def _train_gradually(
     return report
 
 
-class _Tightening:
+class Tightening:
     """The masks of a training, tightened in stages; they lie in the network, and what is zero stays zero."""
 
     def __init__(self, model: nn.Module, scores: Tensors, settings: SparsifySettings) -> None:

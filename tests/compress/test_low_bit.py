@@ -61,6 +61,11 @@ def test_projection_leaves_what_it_made_whatever_it_was_given(project, values: l
     assert torch.equal(project(once), once)
 
 
+def test_int4_leaves_what_it_made_when_there_are_many_scales() -> None:
+    once = int4(torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(int4(once), once)
+
+
 def test_rows_are_output_channels_whatever_their_axis() -> None:
     weight = torch.arange(48.0).reshape(2, 6, 4)
     rows = rows_of(weight, 1)

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.chain import run_step
+from edgeopt.compress.constraints import constrained, holder_of
 from edgeopt.compress.finetune import finetune
 from edgeopt.compress.prune import prune
-from edgeopt.compress.sparsify import SparsifyReport, sparsify
+from edgeopt.compress.sparsify import SparsifyReport, Tightening, sparsify
 from edgeopt.compress.step import result_in
 from edgeopt.compress.structure import read_structure
 from edgeopt.errors import CompressionError, RecipeError
@@ -140,6 +141,22 @@ def test_sparsify_ends_with_what_was_asked_when_the_schedule_is_gradual(tmp_path
     assert report.training.best_epoch >= 2
     constraints = read_structure(result_in(tmp_path).structure).constraints
     assert constraints["4.weight"] == {"kind": "sparse"}
+
+
+def test_movement_keeps_what_training_drives_away_from_zero_when_worked_by_hand() -> None:
+    layer = nn.Linear(3, 1, bias=False)
+    layer.weight.data.copy_(torch.tensor([[1.0, 1.0, -0.1]]))
+    settings = replace(GRADUAL, sparsity=0.34, importance="movement", ramp=(0.5, 1.0), num_updates=1)
+    with constrained(layer, {"weight": {"kind": "sparse", "scores": True}}):
+        holder, weight = holder_of(layer, "weight")
+        tightening = Tightening(layer, {"weight": layer.weight.detach()}, settings)
+        # A step against these gradients: the first grows, the second shrinks, the third, the smallest, grows.
+        weight.grad = torch.tensor([[-1.0, 1.0, 2.0]])
+        tightening.on_step(0.4)
+        assert holder.scores.tolist() == [pytest.approx([1.0, -1.0, 0.2])]
+        assert bool(holder.mask.all())
+        tightening.on_step(1.0)
+        assert holder.mask.tolist() == [[True, False, True]]
 
 
 LONGER = replace(GRADUAL, finetune=replace(TRAINING, epochs=12))
