@@ -165,8 +165,8 @@ def _distance(one: Layer, other: Layer) -> float:
 
 
 def _coordinates(layer: Layer) -> tuple[float, float, float]:
-    positions = math.prod(layer.out_size)
-    return math.log2(layer.in_channels), math.log2(layer.out_channels), math.log2(positions)
+    inputs, outputs = layer.blocks
+    return math.log2(inputs), math.log2(outputs), math.log2(math.prod(layer.out_size))
 
 
 def _layer_from(point: Mapping[str, Any]) -> Layer:

@@ -13,6 +13,7 @@ Kind = Literal["conv", "depthwise_conv", "linear", "max_pool", "average_pool"]
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
 
+_BLOCK = 8
 _NONE: Padding = (0, 0, 0, 0)
 
 _WINDOWS: dict[type[nn.Module], Kind] = {
@@ -53,10 +54,16 @@ class Layer:
         return self.kind, self.kernel, self.stride, self.dilation, any(self.padding), groups
 
     @property
+    def blocks(self) -> Pair:
+        """Input and output channels as kernels take them, eight at once: measured, one channel costs what eight do."""
+        return -(-self.in_channels // _BLOCK) * _BLOCK, -(-self.out_channels // _BLOCK) * _BLOCK
+
+    @property
     def work(self) -> int:
-        """Multiply-accumulates, and of a pool comparisons or additions."""
-        per_output = math.prod(self.kernel) * (self.in_channels // self.groups)
-        return math.prod(self.out_size) * self.out_channels * per_output
+        """Multiply-accumulates of a kernel that takes whole blocks; of a pool, comparisons or additions."""
+        inputs, outputs = self.blocks
+        inputs = inputs if self.groups == 1 else self.in_channels // self.groups
+        return math.prod(self.out_size) * outputs * math.prod(self.kernel) * inputs
 
 
 def layers_of(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> list[Layer]:

@@ -111,6 +111,12 @@ def test_predict_lies_between_its_neighbours_when_a_width_was_not_measured(tmp_p
     assert table.predict([middle]) == pytest.approx(2.0 * middle.work)  # as far, in octaves, from the one as the other
 
 
+def test_predict_costs_as_much_as_the_whole_block_when_a_layer_has_fewer_channels(tmp_path: Path) -> None:
+    table = CostTable(ORIGIN, counting([]), tmp_path / "table.json")
+    table.cover(widths(8, 64), 2)
+    assert table.predict(widths(3)) == pytest.approx(table.predict(widths(8)), rel=1e-6)
+
+
 def test_cover_measures_what_is_most_unlike_the_rest_when_there_are_too_many(tmp_path: Path) -> None:
     calls: list[list[Layer]] = []
     table = CostTable(ORIGIN, counting(calls), tmp_path / "table.json")
