@@ -18,11 +18,11 @@ def test_k_means_finds_the_two_groups_when_worked_by_hand() -> None:
 
 
 def test_k_means_gives_an_empty_cluster_the_farthest_value_when_nothing_is_near() -> None:
-    # Linear: 0, 5, 10, and nothing is nearest to 5. The means are 2/3 and 9.5; 2 is the farthest from its own.
-    values = torch.tensor([0.0, 0.0, 2.0, 9.0, 10.0], dtype=torch.float64)
+    # Linear: 20, 25, 30, and nothing is nearest to 25. The means are 20 2/3 and 29.5; 22 is the farthest from its own.
+    values = torch.tensor([20.0, 20.0, 22.0, 29.0, 30.0], dtype=torch.float64)
     centroids, clusters = k_means(values, 3, "linear", 100)
 
-    assert centroids.tolist() == [0.0, 2.0, 9.5]
+    assert centroids.tolist() == [20.0, 22.0, 29.5]
     assert clusters.tolist() == [0, 0, 1, 2, 2]
 
 
