@@ -70,7 +70,7 @@ def verify(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Run BUNDLE, a folder or a packed one, and compare it with its references.
+    """Run BUNDLE, folder or packed, and compare it with references.
 
     Two questions: does the device answer what the quantized reference answers, in integer steps; and how far is the
     quantized network from the float one. The exit code is 0 for yes and 12 for no; with several devices, 0 only if

@@ -128,7 +128,9 @@ import test_train
 print("ready", flush=True)
 test_train.train(Path(sys.argv[1]), test_train.LONG)
 """
-LONG = replace(SETTINGS, epochs=40, patience=None)
+LONG = replace(
+    SETTINGS, epochs=40, patience=None, schedule="one_cycle", ema_decay=0.9, accumulate=2, max_gradient_norm=1.0
+)
 
 
 def test_train_stage_gives_the_same_bytes_when_killed_and_called_again(

@@ -351,8 +351,7 @@ def test_train_learns_from_every_length_and_exports_one_when_lengths_differ(tmp_
     assert (report.num_train, report.num_validation, report.num_held_out) == (192, 48, 60)
     assert report.held_out_score > 0.6  # one in four by guessing
     net = build(TorchModel(None, tmp_path / "weights.safetensors"))
-    model = ModelSettings(
-        factory="nets.py:MeanPooled", inputs={"signal": InputSettings(shape=(1, 1, 48), layout="any")}, outputs=("logits",)
-    )
+    signal = InputSettings(shape=(1, 1, 48), layout="any")
+    model = ModelSettings(factory="nets.py:MeanPooled", inputs={"signal": signal}, outputs=("logits",))
     exported = export_torch(net, model, ExportSettings(), [Tones(1, 5, (48,))[0]], tmp_path)
     assert exported.inputs[0].shape == (1, 1, 48)
