@@ -32,8 +32,6 @@ from edgeopt.compress.groups import Group, channel_rows
 from edgeopt.errors import CompressionError
 from edgeopt.steps.prune import Importance
 
-DATA_DRIVEN = ("taylor", "hessian")
-
 # The importance of each unit of each group, float64 (U,).
 Scores = list[torch.Tensor]
 

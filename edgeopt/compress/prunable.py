@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edgeopt.compress.attention import split_attention, split_edit
+from edgeopt.compress.constraints import refuse_loss
 from edgeopt.compress.groups import Group, channel_groups
 from edgeopt.compress.heads import with_heads
 from edgeopt.compress.layers import dependency_graph, output_layers, prunable_layers, quietly, traceable
@@ -46,8 +47,9 @@ def prunable(
         CompressionError: a layer that is not there, two ratios for layers that go together, or nothing to prune.
     """
     refuse_not_finite(model, "before pruning")
-    if edit := split_edit(model):
-        _refuse_constrained(structure, edit["attentions"])
+    edit = split_edit(model)
+    _refuse_constrained(structure, edit["attentions"] if edit else ())
+    if edit:
         split_attention(model.eval(), edit, example_inputs)
         structure = structure.edited(edit)
     ratios = {layer: ratio for name, ratio in settings.pruning_ratios.items() for layer in _layers_in(model, name)}
@@ -114,9 +116,10 @@ def _refuse_no_choice(channels: Sequence[Group], heads: Sequence[Group], setting
 
 
 def _refuse_constrained(structure: Structure, attentions: Sequence[str]) -> None:
-    for weight in structure.constraints:
-        if any(weight.startswith(name + ".") for name in attentions):
-            raise CompressionError(
-                f"weight {weight!r} was given a form by an earlier step, which pruning its attention would lose",
-                hint='put the step with method = "prune" first',
-            )
+    """Raise if an earlier step gave a weight a form that does not live through pruning.
+
+    Zeros and shared values stay what they are where channels go; a pattern or a scale over channels does not.
+    """
+    stays = {name for name, item in structure.constraints.items() if item in ({"kind": "sparse"}, {"kind": "shared"})}
+    split = {name for name in stays if any(name.startswith(attention + ".") for attention in attentions)}
+    refuse_loss(structure, sorted(set(structure.constraints) - stays | split), "prune")

@@ -16,20 +16,22 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from edgeopt.artifacts import canonical_json, digest_of
+from edgeopt.atomic import write_text
 from edgeopt.compress.allotment import Population
-from edgeopt.compress.batches import Labelled, load_labelled
+from edgeopt.compress.batches import Labelled, load_buckets
 from edgeopt.compress.channels import Removal, removal_edit
 from edgeopt.compress.determinism import deterministic
 from edgeopt.compress.gradients import chosen_samples
 from edgeopt.compress.groups import Group
 from edgeopt.compress.heads import head_removal, num_heads
-from edgeopt.compress.importance import DATA_DRIVEN, Evidence, score
+from edgeopt.compress.importance import Evidence, score
 from edgeopt.compress.layers import num_channels, prunable_layers, quietly, run_named, traceable
 from edgeopt.compress.prunable import Prunable, prunable
 from edgeopt.compress.prune_budget import BudgetReport, cost_function, limit_of, smallest_ratio
@@ -141,7 +143,7 @@ def _prune_and_train(
         trained = train_network(model, hard_loss, "", pruned, settings.finetune, place, description)
     score = trained.validation_scores[trained.best_epoch - 1] if trained.validation_scores else None
     report = IterationReport(ratio, score)
-    done.write_text(canonical_json({"fingerprint": fingerprint, "report": asdict(report)}), encoding="utf-8")
+    write_text(done, canonical_json({"fingerprint": fingerprint, "report": asdict(report)}))
     return report, following
 
 
@@ -210,9 +212,10 @@ class _Iteration:
         heads = [g for g in self.now.heads if own.get(g.name, settings.head_ratio)]
         groups = [*channels, *heads]
         with traceable(self.now.model), deterministic(settings.seed, settings.threads):
-            scores = score(settings.importance, groups, Evidence(self.now.model, self._samples, settings.seed))
+            labelled = partial(self._samples, needs_labels=True)
+            scores = score(settings.importance, groups, Evidence(self.now.model, labelled, settings.seed))
             if settings.scope == "sensitivity":
-                samples = self._samples()
+                samples = self._samples(needs_labels=False)
                 self.rows = scan(self.now.model, groups, scores, settings.scan_ratios, samples, self.folder)
         began_with = {group.name: group.num_units for group in (*self.first.channels, *self.first.heads)}
 
@@ -225,17 +228,18 @@ class _Iteration:
         split = len(channels)
         return population(channels, scores[:split]), population(heads, scores[split:])
 
-    def _samples(self) -> Labelled:
+    def _samples(self, *, needs_labels: bool) -> Labelled:
         """Return the training samples that decide, the same in whatever order they are stored."""
         try:
-            data = load_labelled(self.context.open_split("train"), "train")
+            data = load_buckets(self.context.open_split("train"), "train", needs_labels=needs_labels)
+            if len(data) > 1:
+                raise DataError("train: samples differ in shape, expected one")
         except DataError as error:
-            asked = f"importance = {self.settings.importance!r}"
-            by = asked if self.settings.importance in DATA_DRIVEN else "scope = 'sensitivity'"
+            by = f"importance = {self.settings.importance!r}" if needs_labels else "scope = 'sensitivity'"
             raise DataError(
-                f"{by}: {error.message}", hint='importance = "l2" and scope = "global" need none'
+                f"{by}: {error.message}", hint='importance = "l2" and scope = "global" look at no samples'
             ) from error
-        return chosen_samples(data, self.settings.num_samples)
+        return chosen_samples(data[0], self.settings.num_samples)
 
     def _edits(self, ratio: float) -> list[Edit]:
         """Return what removes the channels of a ratio, and the heads of theirs."""
@@ -269,6 +273,8 @@ class _Iteration:
             for removal in edit["removed"]
             if "heads" in removal
         }
+        if not removals:
+            return
         inputs = _noise(self.context.example_inputs)
         with ExitStack() as stack, torch.no_grad():
             actual = run_named(self._edited([edit for edit in edits if edit["kind"] == "remove_heads"]), inputs)

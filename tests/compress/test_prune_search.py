@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from edgeopt.compress.layers import count_macs
 from edgeopt.compress.prune import PruneReport, prune
 from edgeopt.compress.prune_budget import int8_bytes
 from edgeopt.compress.sensitivity import Damage
-from edgeopt.compress.step import StepContext, result_in
+from edgeopt.compress.step import StepContext, hand_on, result_in
+from edgeopt.compress.structure import Structure
 from edgeopt.errors import CompressionError, DataError, RecipeError
 from edgeopt.steps import PruneSettings
 from edgeopt.steps.prune import PruneBudget
@@ -144,13 +146,35 @@ def test_prune_writes_the_same_bytes_when_the_samples_come_in_another_order(tmp_
     assert (tmp_path / "a/weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("settings", [PruneSettings(importance="taylor"), PruneSettings(scope="sensitivity")])
-def test_prune_refuses_when_samples_have_no_labels(tmp_path: Path, settings: PruneSettings) -> None:
-    train_set, held_out = noisy_patterns()
-    with pytest.raises(DataError, match="has no label") as caught:
-        prune(context(open_split=lambda _split: replace(train_set, labels=None)), settings, tmp_path)
-    assert "need none" in str(caught.value.hint)
-    assert len(held_out) == 200
+@pytest.mark.parametrize("importance", ["taylor", "hessian"])
+def test_prune_refuses_when_samples_have_no_labels(tmp_path: Path, importance: str) -> None:
+    data = replace(noisy_patterns()[0], labels=None)
+    with pytest.raises(
+        DataError, match=f"importance = '{importance}': train: sample 'sample 0' has no label"
+    ) as caught:
+        prune(context(open_split=lambda _split: data), PruneSettings(importance=importance), tmp_path)  # type: ignore[arg-type]
+    assert "look at no samples" in str(caught.value.hint)
+
+
+def test_scan_needs_no_labels_when_agreement_is_enough(tmp_path: Path) -> None:
+    data = replace(noisy_patterns()[0], labels=None)
+    settings = PruneSettings(scope="sensitivity", num_samples=16, threads=1)
+    report = prune(context(open_split=lambda _split: data), settings, tmp_path)
+
+    assert all(row.accuracy is None and 0 <= row.agreement <= 1 for row in report.scan)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "refused"),
+    [({"kind": "sparse"}, False), ({"kind": "sparse", "pattern": "2:4"}, True), ({"kind": "int4"}, True)],
+)
+def test_prune_refuses_when_it_would_undo_an_earlier_step(
+    tmp_path: Path, constraint: dict[str, str], *, refused: bool
+) -> None:
+    before = hand_on(small_net(), Structure(constraints={"4.weight": constraint}), tmp_path)
+    settings = PruneSettings(ignored_layers=("0",))
+    with pytest.raises(CompressionError, match=r"4\.weight") if refused else nullcontext():
+        prune(step_context(build_small, *SHAPE, source=before), settings, tmp_path)
 
 
 def dull_second_layer() -> nn.Module:
