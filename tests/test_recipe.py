@@ -249,12 +249,17 @@ def test_load_recipe_says_override_when_the_fault_is_not_in_the_file() -> None:
         ("[parity]\nmin_cosine = nan", "my.toml: [parity] min_cosine: expected a finite number, got nan"),
         ("[parity]\nmin_sqnr_db = -inf", "my.toml: [parity] min_sqnr_db: expected a finite number, got -inf"),
         (
-            PRUNE + 'importance = "l3"',
-            "my.toml: [compress.prune] importance: expected one of 'l1', 'l2', got the string \"l3\"",
+            PRUNE + 'scope = "all"',
+            "my.toml: [compress.prune] scope: expected one of 'local', 'global', 'sensitivity', got the string \"all\"",
         ),
         (
-            PRUNE + "importance = 1",
-            "my.toml: [compress.prune] importance: expected one of 'l1', 'l2', got the integer 1",
+            PRUNE + "budget = { num_macs = 0.5, latency = 0.5 }",
+            "my.toml: [compress.prune.budget] a budget is one of num_macs, model_bytes and latency, "
+            "got num_macs, latency",
+        ),
+        (
+            PRUNE + "scope = 1",
+            "my.toml: [compress.prune] scope: expected one of 'local', 'global', 'sensitivity', got the integer 1",
         ),
         (
             PRUNE + 'ignored_layers = "a"',
