@@ -124,8 +124,10 @@ class TargetStages:
             return "; ".join([_integer_summary(inspection), *(gain.remark for gain in gains)])
 
         key = [
+            self.recipe.name,
             entry_digest(source_entry),
             entry_digest(ranges_entry),
+            entry_digest(self.shared.student[1]),
             settings_key(request),
             settings_key(limits),
             canonical_json(labels),
