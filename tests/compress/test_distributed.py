@@ -104,7 +104,7 @@ train = "train.npz"
 calibration = "held_out.npz"
 held_out = "held_out.npz"
 [train]
-epochs = 200
+epochs = 40
 batch_size = 50
 validation_share = 0.0
 devices = 2
@@ -187,7 +187,7 @@ def test_train_goes_on_in_one_process_when_two_were_interrupted_and_killed(
     assert result is not None
     report = result.reports["train"]
     assert isinstance(report, dict)
-    assert (report["num_epochs"], report["num_processes"]) == (200, 1)
+    assert (report["num_epochs"], report["num_processes"]) == (40, 1)
     assert report["held_out_score"] > 0.8
 
 
