@@ -25,8 +25,7 @@ def _by(importance: str, **settings: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 _CHAINS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
-    # Each layer loses the same share; batch norm scales no linear layer of the network.
-    **{name: _by(name, **({"ignored_layers": ["15"]} if name == "bn_scale" else {})) for name in get_args(Importance)},
+    **{name: _by(name) for name in get_args(Importance)},  # each layer loses the same share
     "l2, global": _by("l2", scope="global"),
     "taylor, global": _by("taylor", scope="global"),
     "l2, by sensitivity": _by("l2", scope="sensitivity"),
