@@ -22,6 +22,7 @@ from edgeopt.compress.parallel import num_processes
 from edgeopt.compress.step import StepContext, hand_on
 from edgeopt.compress.structure import Structure
 from edgeopt.compress.weights import model_digest, refuse_not_finite
+from edgeopt.errors import CompressionError
 from edgeopt.training import TrainSettings, wherever
 
 
@@ -125,6 +126,9 @@ def train_network(
     structure = structure or context.structure
     digest = digest_of([loss_digest, canonical_json(structure.constraints)])
     checkpoint = Checkpoint(folder, _fingerprint(model, digest, everything, settings))
+    if along and num_processes() > 1 and any(True for _ in along.modules.parameters()):
+        # DDP averages the gradients of what the network's own forward uses, and of nothing else.
+        raise CompressionError("what is trained along with a student trains in one process", hint="set devices = 1")
     with constrained(model, structure.constraints), along.applied() if along else nullcontext():
         trained = _Together(model, along.modules) if along else model
         history = fit(trained, loss_function, data, validation, settings, checkpoint, description, hook)
