@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from edgeopt.compress.layers import prunable_layers, run_named
+from edgeopt.compress.layers import prunable_layers, run_hooked
 from edgeopt.compress.structure import Edit
 from edgeopt.errors import CompressionError
 
@@ -45,12 +45,7 @@ def folding_edit(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> 
         for name, norm in model.named_modules()
         if isinstance(norm, _BatchNorm)
     ]
-    try:
-        with torch.no_grad():
-            run_named(model, example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(model, example_inputs, hooks)
     return {"kind": "fold_batch_norm", "pairs": pairs} if pairs else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -88,12 +88,7 @@ def record_inputs(
         return model.get_submodule(name).register_forward_pre_hook(lambda _, given: found[name].append(given[0]))
 
     hooks = [note(name) for name in names]
-    try:
-        with torch.no_grad():
-            run_named(model, example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(model, example_inputs, hooks)
     return found
 
 
@@ -145,6 +140,16 @@ def run_named(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> lis
             hook.remove()
 
 
+def run_hooked(model: nn.Module, example_inputs: tuple[torch.Tensor, ...], hooks: Iterable[RemovableHandle]) -> None:
+    """Run the network once, without gradients, for what ``hooks`` note, and remove them."""
+    try:
+        with torch.no_grad():
+            run_named(model, example_inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def count_macs(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> int:
     """Return the multiply-accumulates that convolutions and linear layers need for the example inputs.
 
@@ -168,12 +173,7 @@ def count_macs(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> in
     hooks = [layer.register_forward_hook(count) for layer in prunable_layers(model).values()]
     attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
     hooks += [attention.register_forward_hook(count_attention, with_kwargs=True) for attention in attentions]
-    try:
-        with torch.no_grad():
-            run_named(model, example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(model, example_inputs, hooks)
     return sum(counts)
 
 

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from edgeopt.compress.constraints import constrained, refuse_loss
 from edgeopt.compress.determinism import deterministic
-from edgeopt.compress.layers import layers_in, output_layers, prunable_layers, run_named, traceable
+from edgeopt.compress.layers import layers_in, output_layers, prunable_layers, run_hooked, traceable
 from edgeopt.compress.step import StepContext, hand_on
 from edgeopt.compress.structure import Constraint, Structure
 from edgeopt.compress.train import TrainReport, hard_loss, train_network
@@ -138,11 +138,6 @@ def _first_and_last(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) 
         layer.register_forward_pre_hook(lambda *_, name=name: order.append(name))
         for name, layer in prunable_layers(model).items()
     ]
-    try:
-        with torch.no_grad():
-            run_named(model, example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(model, example_inputs, hooks)
     with traceable(model):
         return {*order[:1], *output_layers(model, example_inputs)}

@@ -12,10 +12,10 @@ from edgeopt.compress.attention import split_attention, split_edit
 from edgeopt.compress.constraints import refuse_loss
 from edgeopt.compress.groups import Group, channel_groups
 from edgeopt.compress.heads import with_heads
-from edgeopt.compress.layers import dependency_graph, output_layers, prunable_layers, quietly, traceable
+from edgeopt.compress.layers import dependency_graph, layers_in, output_layers, quietly, traceable
 from edgeopt.compress.structure import Structure
 from edgeopt.compress.weights import refuse_not_finite
-from edgeopt.errors import CompressionError, did_you_mean
+from edgeopt.errors import CompressionError
 from edgeopt.steps.prune import PruneSettings
 
 
@@ -52,14 +52,14 @@ def prunable(
     if edit:
         split_attention(model.eval(), edit, example_inputs)
         structure = structure.edited(edit)
-    ratios = {layer: ratio for name, ratio in settings.pruning_ratios.items() for layer in _layers_in(model, name)}
+    ratios = {layer: ratio for name, ratio in settings.pruning_ratios.items() for layer in layers_in(model, name)}
     with traceable(model):
         graph = quietly(lambda: dependency_graph(model, example_inputs))
         outputs = output_layers(model, example_inputs)
         pinned = sorted(outputs & {name for name, ratio in ratios.items() if ratio > 0})
         if pinned:
             raise CompressionError(f"layer {pinned[0]!r} makes an output of the network, whose shape must stay")
-        ignored = outputs.union(*(_layers_in(model, name) for name in settings.ignored_layers))
+        ignored = outputs.union(*(layers_in(model, name) for name in settings.ignored_layers))
         groups = [
             group
             for group in with_heads(channel_groups(graph, model), model)
@@ -68,21 +68,6 @@ def prunable(
     channels, heads = ([g for g in groups if (g.attention is None) == is_width] for is_width in (True, False))
     _refuse_no_choice(channels, heads, settings)
     return Prunable(model, structure, channels, heads, _own_ratios(groups, ratios))
-
-
-def _layers_in(model: nn.Module, name: str) -> list[str]:
-    """Return the prunable layers that a name in the recipe means: itself, or all inside it.
-
-    Raises:
-        CompressionError: there are none.
-    """
-    layers = prunable_layers(model)
-    inside = [layer for layer in layers if layer == name or layer.startswith(name + ".")]
-    if not inside:
-        raise CompressionError(
-            f"the network has no convolution or linear layer {name!r}", hint=did_you_mean(name, list(layers))
-        )
-    return inside
 
 
 def _own_ratios(groups: Sequence[Group], ratios: Mapping[str, float]) -> dict[str, float]:
