@@ -63,7 +63,8 @@ def _rows(split: Split, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     if split == "held_out":
         return by_turns
     calibrates = place_in_class(labels)[by_turns] % _CALIBRATION_EVERY == 0
-    return by_turns[calibrates if split == "calibration" else ~calibrates]
+    rows: NDArray[np.int64] = by_turns[calibrates if split == "calibration" else ~calibrates]
+    return rows
 
 
 def _num_train(options: Mapping[str, object], available: int) -> int:
