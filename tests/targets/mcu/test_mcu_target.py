@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import flatbuffers
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from tflite_graphs import GraphWriter
+from tflite_graphs import GraphWriter, channel_scales
 from tflite_micro import runtime as tflite_micro
 from tiny_project import RECIPE, ROOT, bundle_files, edgeopt_run, write_project
 
@@ -30,6 +32,7 @@ from edgeopt.targets.mcu.arena import smallest_arena
 from edgeopt.targets.mcu.backend import lower
 from edgeopt.targets.mcu.rules import OPERATORS, refusals
 from edgeopt.tflite.inspect import FileOperator, FileTensor, TfliteFile
+from edgeopt.tflite.lower import lower as lower_tflite
 from edgeopt.verdict import checked_manifest, judge_model
 
 BENCH_RECIPES = ROOT / "scripts" / "bench_recipes"
@@ -146,6 +149,32 @@ def test_arena_is_little_more_than_is_recorded_and_16_bytes_less_are_too_few(bun
     assert int(recorded[1]) <= needed <= int(recorded[1]) + 64
     with held_back_stderr(), pytest.raises(RuntimeError):
         tflite_micro.Interpreter.from_bytes(content, arena_size=needed - 16)
+
+
+def test_arena_is_found_when_the_interpreter_crashes_in_one_that_is_too_small() -> None:
+    # Scales of many channels: the interpreter does not look whether it got the memory for them.
+    graph = GraphWriter()
+    scales = channel_scales(300)
+    hidden = graph.quantized(graph.input("x", (1, 64)), 0.02, 0)
+    operands = graph.weight((300, 64), scales), graph.bias(np.float32(0.02) * scales)
+    graph.output(graph.quantized(graph.node("Gemm", hidden, *operands, transB=1), 0.5, 0))
+    content = lower_tflite(ir.from_proto(graph.model()))
+    needed = smallest_arena(content, 1)
+
+    assert 300 * 8 < needed < 16_000  # a multiplier and a shift each
+    with held_back_stderr():
+        tflite_micro.Interpreter.from_bytes(content, arena_size=needed)
+    crash = "import sys; from tflite_micro import runtime; "
+    crash += "[runtime.Interpreter.from_bytes(sys.stdin.buffer.read(), arena_size=int(sys.argv[1]))]"
+    sizes = range(needed - 16, needed // 2, -900)
+    codes = {
+        subprocess.run(
+            [sys.executable, "-c", crash, str(size)], input=content, capture_output=True, check=False
+        ).returncode
+        for size in sizes
+    }
+    assert 0 not in codes
+    assert -signal.SIGSEGV in codes  # else there is nothing to find a way round
 
 
 def test_bundle_says_what_it_needs_of_ram_and_flash(bundle: Path) -> None:
