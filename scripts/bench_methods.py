@@ -47,9 +47,9 @@ class Variant:
         return {"compress": [dict(step) for step in self.steps], **self.values}
 
 
-def _features(kind: str, weight: float) -> dict[str, Any]:
-    """Return a distillation that also learns from the third convolution's activation."""
-    return {**_DISTILL, "features": [{"student": "9", "loss": kind, "weight": weight}]}
+def _features(kind: str, layer: str) -> dict[str, Any]:
+    """Return a distillation that also learns from what a layer of the teacher gives."""
+    return {**_DISTILL, "features": [{"student": layer, "loss": kind}]}
 
 
 VARIANTS: tuple[Variant, ...] = (
@@ -57,9 +57,9 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("prune 60 % of channels, finetune", (_PRUNE, _FINETUNE)),
     Variant("prune to 15 % of the MACs, finetune", ({"method": "prune", "budget": {"num_macs": 0.15}}, _FINETUNE)),
     Variant("prune 60 %, distil answers", (_PRUNE, _DISTILL)),
-    Variant("prune 60 %, distil a hint", (_PRUNE, _features("hint", 1.0))),
-    Variant("prune 60 %, distil attention", (_PRUNE, _features("attention", 1.0))),
-    Variant("prune 60 %, distil relations", (_PRUNE, _features("relational", 1.0))),
+    Variant("prune 60 %, distil a hint", (_PRUNE, _features("hint", "9"))),
+    Variant("prune 60 %, distil attention", (_PRUNE, _features("attention", "9"))),
+    Variant("prune 60 %, distil relations", (_PRUNE, _features("relational", "17"))),
     Variant("prune 60 %, distil, distil rounded to int8", (_PRUNE, _DISTILL, {
         "method": "distill", **_GENTLE, "epochs": 4, "alpha": 0.9, "quantization_aware": "asymmetric",
     })),
