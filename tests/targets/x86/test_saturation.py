@@ -43,7 +43,9 @@ def lowered(folder: Path, *, reduce_range: bool) -> tuple[Path, tuple[str, ...]]
     """Return the x86 model of a product whose weights and inputs are all as large as can be, and what it needs."""
     folder.mkdir()
     value = helper.make_tensor_value_info
-    weight = numpy_helper.from_array(np.full((256, 16), 0.1, np.float32), "w")
+    values = np.full((256, 16), 0.1, np.float32)
+    values[0] = 0.09  # else they were integers of 4 bits, and products of these do not saturate
+    weight = numpy_helper.from_array(values, "w")
     node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
     graph = helper.make_graph([node], "g", [value("x", 1, [1, 256])], [value("y", 1, [1, 16])], [weight])
     path = folder / "float.onnx"
