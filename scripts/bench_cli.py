@@ -99,7 +99,11 @@ Times depend on what else the machine does: the table shows its load. Ratios com
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the table, and return 1 if ``--check`` was given and a goal was not shown to be met."""
+    """Measure and print the table.
+
+    Returns:
+        1 if ``--check`` was given and a goal was not shown to be met, 130 after Ctrl-C, else 0.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -108,7 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(reason))
     goals = read_goals()
     with tempfile.TemporaryDirectory(prefix="edgeopt-bench-") as scratch:
-        figures = list(_measured(options, options.work or Path(scratch)))
+        try:
+            figures = list(_measured(options, options.work or Path(scratch)))
+        except KeyboardInterrupt:
+            kept = f"--work {options.work} goes on from there" if options.work else "without --work nothing is kept"
+            sys.stderr.write(f"\ninterrupted; {kept}\n")
+            return 130
     sys.stdout.write(table(figures, goals))
     if options.json is not None:
         content = as_json(figures, goals, _facts())

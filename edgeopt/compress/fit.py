@@ -44,6 +44,7 @@ from edgeopt.compress.parallel import (
 )
 from edgeopt.compress.processes import is_lost_connection
 from edgeopt.compress.schedules import make_schedule
+from edgeopt.compress.strided import strided_before
 from edgeopt.compress.weights import copy_state, refuse_not_finite
 from edgeopt.errors import CompressionError
 from edgeopt.stage import logger, track
@@ -229,7 +230,7 @@ class _Trainer:
         """Take one step a batch and return the mean loss a sample."""
         self.wrapped.train()
         total = 0.0
-        with whole_batch_norm(self.trained):
+        with whole_batch_norm(self.trained), strided_before(self.trained):
             for step, batch in enumerate(shuffled_batches(data, self.settings.batch_size, self.generator), start=1):
                 where = f"epoch {epoch + 1}, step {step}"
                 try:

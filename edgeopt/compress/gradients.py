@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from edgeopt.compress.batches import Labelled
 from edgeopt.compress.fit import logits_of
+from edgeopt.compress.strided import strided_before
 from edgeopt.stage import track
 
 
@@ -30,12 +31,13 @@ def sample_gradients(model: nn.Module, samples: Labelled) -> Iterator[dict[torch
         CompressionError: the network has not one output of logits ``(N, classes)``.
     """
     parameters = list(model.parameters())
-    for index in track(range(len(samples)), total=len(samples), description="gradients"):
-        one = samples.take(torch.tensor([index]))
-        assert one.labels is not None
-        loss = functional.cross_entropy(logits_of(model, one.inputs), one.labels)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        yield dict(zip(parameters, gradients, strict=True))
+    with strided_before(model):
+        for index in track(range(len(samples)), total=len(samples), description="gradients"):
+            one = samples.take(torch.tensor([index]))
+            assert one.labels is not None
+            loss = functional.cross_entropy(logits_of(model, one.inputs), one.labels)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            yield dict(zip(parameters, gradients, strict=True))
 
 
 def _digest(sample: Labelled) -> bytes:

@@ -27,6 +27,7 @@ from edgeopt.compress.fit import StepHook, logits_of
 from edgeopt.compress.layers import layers_in, prunable_layers
 from edgeopt.compress.masks import Tensors, cubic, global_masks, local_masks, two_of_four
 from edgeopt.compress.step import StepContext, hand_on
+from edgeopt.compress.strided import strided_before
 from edgeopt.compress.structure import Constraint
 from edgeopt.compress.train import TrainReport, hard_loss, train_network
 from edgeopt.compress.weights import refuse_not_finite
@@ -207,12 +208,13 @@ def _sensitivities(model: nn.Module, weights: Tensors, samples: Dataset, num_sam
     parameters = [model.get_parameter(name) for name in weights]
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
     model.eval()
-    for index in torch.split(torch.arange(min(num_samples, len(data))), _BATCH_SIZE):
-        batch = data.take(index)
-        assert batch.labels is not None
-        loss = functional.cross_entropy(logits_of(model, batch.inputs), batch.labels, reduction="sum")
-        for total, gradient in zip(gradients, torch.autograd.grad(loss, parameters), strict=True):
-            total += gradient
+    with strided_before(model):
+        for index in torch.split(torch.arange(min(num_samples, len(data))), _BATCH_SIZE):
+            batch = data.take(index)
+            assert batch.labels is not None
+            loss = functional.cross_entropy(logits_of(model, batch.inputs), batch.labels, reduction="sum")
+            for total, gradient in zip(gradients, torch.autograd.grad(loss, parameters), strict=True):
+                total += gradient
     return {name: (weights[name] * total).abs() for name, total in zip(weights, gradients, strict=True)}
 
 
