@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgeopt.errors import QuantizationError
 
 INT4_MAX = 7
+BLOCK_INT4_MAX = 18 * INT4_MAX  # blocks of 4 bits have factors up to 18: that fits 8 bits
 INT8_MIN, INT8_MAX = -128, 127
 INT16_MAX = 32767
 

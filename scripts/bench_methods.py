@@ -72,6 +72,9 @@ VARIANTS: tuple[Variant, ...] = (
         _PRUNE, _DISTILL, {**_SPARSIFY, "sparsity": 0.7}, _SHARE,
     ), _FEW_VALUES),
     Variant("int4 weights", ({"method": "low_bit", "weights": "int4", "finetune": _GENTLE},)),
+    Variant("int4 weights in blocks of 32", ({
+        "method": "low_bit", "weights": "int4", "block_size": 32, "finetune": _GENTLE,
+    },)),
     Variant("ternary weights", ({"method": "low_bit", "weights": "ternary", "finetune": _TRAINING},)),
     Variant("binary weights", ({"method": "low_bit", "weights": "binary", "finetune": _TRAINING},)),
     Variant("factorize (Tucker-2) to half of the MACs, finetune", (

@@ -12,6 +12,9 @@ sparse    a codebook, the rank of the common value, and of each other value how 
           that is too long, and the bytes of the gaps' codes; then come the lengths and codes of gaps, then of values
 range     a codebook, the rank of the common value, how many items lie in a row, the density of other values in 65,536
           parts, and the stream of an adaptive coder (:mod:`edgeopt.bundle.range_coding`)
+blocks    how many bytes lie in a row and in a block, the last block of a row being what is left; the number of bytes
+          of the factors' codes; the lengths and codes of each block's factor; then those of each byte, divided by its
+          block's factor, plus 7
 ========  ======================================================================================================
 
 A codebook is a tensor's different values in order, as signed integers of its item size; floats are taken for the
@@ -30,11 +33,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.affine import BLOCK_INT4_MAX, INT4_MAX
 from edgeopt.bundle import huffman, range_coding
 from edgeopt.bundle.byte_stream import ByteStream, varint
 from edgeopt.errors import BundleError
 
-FORMS = ("raw", "lzma", "huffman", "sparse", "range")  # the file has a form's place in this row
+FORMS = ("raw", "lzma", "huffman", "sparse", "range", "blocks")  # the file has a form's place in this row
 ITEM_BYTES = (1, 2, 4, 8)
 _MOST_VALUES = 4096  # a longer codebook does not pay
 _MOST_BYTES = 2**31 - 1
@@ -47,6 +51,8 @@ _GAP_LIMITS = (8, 16, 32, 64, 128, 256)
 _LZMA_PARAMETERS = ((3, 0, 0), (2, 0, 2), (0, 1, 1), (0, 2, 2))
 _MOST_TRIED_BYTES = 1 << 16
 _MOST_DICTIONARY_BYTES = 1 << 26
+_BLOCK_SIZES = (4, 8, 16, 32, 64, 128, 256)  # those of edgeopt.steps.low_bit
+_MOST_FACTOR = BLOCK_INT4_MAX // INT4_MAX
 
 Symbols = NDArray[np.integer[Any]]
 
@@ -69,6 +75,9 @@ def encodings(content: bytes, item_bytes: int, width: int) -> Mapping[str, bytes
         width: how many items lie in a row.
     """
     found = {"raw": content, "lzma": _lzma(content)}
+    blocks = _blocks(items_of(content, 1), width) if item_bytes == 1 else None
+    if blocks is not None:
+        found["blocks"] = blocks
     codebook = _find_codebook(content, item_bytes)
     if len(codebook.values) > _MOST_VALUES:
         return found
@@ -93,6 +102,8 @@ def decode(form: str, stored: bytes, size_bytes: int) -> bytes:
         content = stored
     elif form == "lzma":
         content = _from_lzma(stored, size_bytes)
+    elif form == "blocks":
+        content = _from_blocks(ByteStream(stored), size_bytes)
     else:
         content = _from_codebook(form, ByteStream(stored), size_bytes)
     if len(content) != size_bytes:
@@ -133,6 +144,46 @@ def _filters(lc: int, lp: int, pb: int, size_bytes: int) -> list[dict[str, int]]
     """Return what the module lzma calls filters; what is coded is its own dictionary, as far as memory goes."""
     parameters = {"lc": lc, "lp": lp, "pb": pb, "dict_size": max(4096, min(size_bytes, _MOST_DICTIONARY_BYTES))}
     return [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, **parameters}]
+
+
+# ---------------------------------------------------------------- blocks of 4 bits
+
+
+def _blocks(items: Symbols, width: int) -> bytes | None:
+    """Return bytes as numbers of 4 bits and a factor for each block, in the largest blocks that go, or None."""
+    if np.abs(items.astype(np.int64)).max() > INT4_MAX * _MOST_FACTOR or len(items) % width:
+        return None
+    for size in sorted({min(size, width) for size in _BLOCK_SIZES}, reverse=True):
+        padded = np.pad(items.reshape(-1, width), ((0, 0), (0, -width % size))).reshape(-1, size).astype(np.int64)
+        factors = _factors(padded)
+        if factors.all():
+            numbers = (padded // factors[:, None] + INT4_MAX).reshape(len(items) // width, -1)[:, :width].ravel()
+            coded = _huffman(factors, _MOST_FACTOR + 1)
+            header = varint(width) + varint(size) + varint(len(coded) - (_MOST_FACTOR + 2) // 2)
+            return header + coded + _huffman(numbers, 2 * INT4_MAX + 1)
+    return None
+
+
+def _factors(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the largest factor of each block that makes 4 bits of its items ``(blocks, items)``, or 0."""
+    factors = np.zeros(len(blocks), np.int64)
+    for factor in range(1, _MOST_FACTOR + 1):
+        fits = (blocks % factor == 0).all(axis=1) & (np.abs(blocks).max(axis=1) <= INT4_MAX * factor)
+        factors[fits] = factor
+    return factors
+
+
+def _from_blocks(stream: ByteStream, size_bytes: int) -> bytes:
+    width = stream.varint(1, max(1, size_bytes))
+    size = stream.varint(1, width)
+    factor_bytes = stream.varint(0, _MOST_BYTES)
+    num_rows, blocks_a_row = -(-size_bytes // width), -(-width // size)
+    if size_bytes % width:
+        raise BundleError(f"a tensor of {size_bytes:,} bytes has rows of {width:,}")
+    factors = _from_huffman(stream, _MOST_FACTOR + 1, num_rows * blocks_a_row, factor_bytes)
+    numbers = _from_huffman(stream, 2 * INT4_MAX + 1, size_bytes).astype(np.int16) - INT4_MAX
+    spread = factors.reshape(num_rows, blocks_a_row).repeat(size, axis=1)[:, :width].astype(np.int16)
+    return (numbers.reshape(num_rows, width) * spread).astype(np.int8).tobytes()
 
 
 # ---------------------------------------------------------------- forms with a codebook

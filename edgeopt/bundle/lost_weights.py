@@ -28,7 +28,7 @@ def _remedies(kind: str, quantize: QuantizeSettings, correct: CorrectSettings) -
     """Yield what a recipe can write."""
     if kind == "shared" and quantize.weights == "per_channel":
         yield "scales by channel spread them: write weights = 'per_tensor' under [quantize]"
-    if kind in ("int4", "ternary", "binary") and quantize.weights == "per_tensor":
+    if kind in ("int4", "block_int4", "ternary", "binary") and quantize.weights == "per_tensor":
         yield "each channel has a scale of its own: write weights = 'per_channel' under [quantize]"
     if correct.rounding != "nearest":
         yield "learned rounding moves every weight: write rounding = 'nearest' under [correct]"

@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
+from edgeopt.affine import BLOCK_INT4_MAX, INT4_MAX
 from edgeopt.artifacts import TorchModel
 from edgeopt.bundle.weight_buffers import read_constants
 from edgeopt.compress.structure import read_structure
 from edgeopt.target import TargetSpec
 
-_LOW_BIT = ("int4", "ternary", "binary")
+_LOW_BIT = ("int4", "block_int4", "ternary", "binary")
 _MOST_INT4_VALUES = 15
+# What a number of 4 bits times the factor of its block can be; 57 of the 127 magnitudes of 8 bits cannot.
+_IN_BLOCKS = np.unique(np.outer(range(INT4_MAX + 1), range(1, BLOCK_INT4_MAX // INT4_MAX + 1)))
 _PACKED_ONLY = "they pay in the packed bundle only"
 
 
@@ -64,6 +67,7 @@ class _Stored:
     num_zeros: int
     num_values: int
     is_two_of_four: bool
+    is_in_blocks: bool
 
 
 def weight_gains(network: TorchModel, model: Path, spec: TargetSpec) -> tuple[WeightGain, ...]:
@@ -125,6 +129,8 @@ def _is_kept(made: _Made, stored: _Stored) -> bool:
         return stored.is_two_of_four
     if made.kind == "sparse":
         return stored.num_zeros >= made.num_zeros
+    if made.kind == "block_int4":
+        return stored.is_in_blocks
     return stored.num_values <= (_MOST_INT4_VALUES if made.kind in _LOW_BIT else made.num_values)
 
 
@@ -159,8 +165,10 @@ def _stored(model: Path) -> dict[int, list[_Stored]]:
         if constant.num_weights:
             values = _values(constant.content, constant.dtype, constant.item_bytes, constant.num_weights)
             zeros = int((values == 0).sum())
+            different = np.unique(values)
+            is_in_blocks = bool(np.isin(np.abs(different.astype(np.float64)), _IN_BLOCKS).all())
             is_patterned = constant.name in patterned
-            stored = _Stored("int4" in constant.dtype, zeros, len(np.unique(values)), is_patterned)
+            stored = _Stored("int4" in constant.dtype, zeros, len(different), is_patterned, is_in_blocks)
             found.setdefault(constant.num_weights, []).append(stored)
     return found
 

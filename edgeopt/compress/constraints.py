@@ -14,7 +14,16 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edgeopt.compress.projection import binary, from_rows, int4, rows_of, ternary
+from edgeopt.compress.projection import (
+    binary,
+    block_int4,
+    from_inputs_last,
+    from_rows,
+    inputs_last,
+    int4,
+    rows_of,
+    ternary,
+)
 from edgeopt.compress.structure import Constraint, Structure
 from edgeopt.errors import CompressionError
 
@@ -85,24 +94,32 @@ class _Lookup(torch.autograd.Function):
 class LowBit(nn.Module):
     """Answers with the nearest weight of few bits; the gradient goes to the float weight behind it as it is.
 
-    The constraint says the ``axis`` of the output channels, and whether what was zero stays zero (``keeps_zeros``).
+    The constraint says the ``axis`` of the output channels, whether what was zero stays zero (``keeps_zeros``), and of
+    weights in blocks the ``block_size``.
     """
 
     mask: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, constraint: Constraint) -> None:
         super().__init__()
-        self.project = _PROJECTIONS[constraint["kind"]]
-        self.axis = constraint["axis"]
+        self.constraint = constraint
         zeros_stay = constraint["keeps_zeros"]
         self.register_buffer("mask", weight.detach() != 0 if zeros_stay else torch.ones_like(weight, dtype=torch.bool))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the coarse weight."""
         kept = weight.where(self.mask, 0)
-        rows = self.project(rows_of(kept.detach(), self.axis))
-        coarse: torch.Tensor = _StraightThrough.apply(kept, from_rows(rows, kept, self.axis))  # type: ignore[no-untyped-call]
+        coarse: torch.Tensor = _StraightThrough.apply(kept, _nearest(kept.detach(), self.constraint))  # type: ignore[no-untyped-call]
         return coarse
+
+
+def _nearest(weight: torch.Tensor, constraint: Constraint) -> torch.Tensor:
+    """Return the weight of few bits that a constraint asks for."""
+    axis = constraint["axis"]
+    if constraint["kind"] == "block_int4":
+        blocks = block_int4(inputs_last(weight, axis), constraint["block_size"])
+        return from_inputs_last(blocks, weight, axis)
+    return from_rows(_PROJECTIONS[constraint["kind"]](rows_of(weight, axis)), weight, axis)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -118,7 +135,8 @@ class _StraightThrough(torch.autograd.Function):
 
 
 _PROJECTIONS = {"int4": int4, "ternary": ternary, "binary": binary}
-_KINDS = {"sparse": Sparse, "shared": Shared, **dict.fromkeys(_PROJECTIONS, LowBit)}
+LOW_BIT_KINDS = (*_PROJECTIONS, "block_int4")
+_KINDS = {"sparse": Sparse, "shared": Shared, **dict.fromkeys(LOW_BIT_KINDS, LowBit)}
 
 
 @contextmanager

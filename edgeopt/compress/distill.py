@@ -131,7 +131,6 @@ def _along(
         modules.append(rounding)
     if not len(modules):
         return None
-    shared = [name for name, constraint in structure.constraints.items() if constraint["kind"] == "shared"]
 
     @contextmanager
     def watching() -> Iterator[None]:
@@ -139,7 +138,7 @@ def _along(
             if features is not None:
                 stack.enter_context(features.watching())
             if rounding is not None:
-                stack.enter_context(rounding.applied(student, shared))
+                stack.enter_context(rounding.applied(student, structure.constraints))
             yield
 
     return Along(modules, watching)

@@ -14,7 +14,7 @@ arXiv 1308.3432 (straight through).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
+from edgeopt.compress.constraints import LOW_BIT_KINDS
 from edgeopt.compress.layers import prunable_layers
+from edgeopt.compress.structure import Constraint
 
 _MOMENTUM = 0.05
 
@@ -99,10 +101,11 @@ class ActivationRounding(nn.ModuleList):
         self._names = names
 
     @contextmanager
-    def applied(self, network: nn.Module, shared: Collection[str] = ()) -> Iterator[None]:
+    def applied(self, network: nn.Module, constraints: Mapping[str, Constraint]) -> Iterator[None]:
         """Round inside the block; weights are left where they were rounded to.
 
-        Weights that are ``shared`` get one scale for all channels, so that a value is rounded to one value everywhere.
+        Weights that are shared get one scale for all channels, so that a value is rounded to one value everywhere;
+        those of few bits are whole numbers already.
         """
         layers = {name: network.get_submodule(name) for name in self._names}
         hooks = [
@@ -112,15 +115,19 @@ class ActivationRounding(nn.ModuleList):
             for name, rounding in zip(self._names, self, strict=False)
         ]
         hooks.append(network.register_forward_hook(lambda _network, _inputs, output: _rounded_output(self[-1], output)))
+        rounded = []
         for name, layer in layers.items():
-            axis = None if f"{name}.weight" in shared else 1 if isinstance(layer, _ConvTransposeNd) else 0
-            parametrize.register_parametrization(layer, "weight", RoundedWeight(axis))
+            kind = constraints.get(f"{name}.weight", {}).get("kind")
+            if kind not in LOW_BIT_KINDS:
+                axis = None if kind == "shared" else 1 if isinstance(layer, _ConvTransposeNd) else 0
+                rounded.append(layer)
+                parametrize.register_parametrization(layer, "weight", RoundedWeight(axis))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-            for layer in layers.values():
+            for layer in rounded:
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 

@@ -28,7 +28,12 @@ from edgeopt.steps import LowBitSettings
 from edgeopt.training import TrainSettings
 
 # What keeps the zeros of an earlier mask: two values of one magnitude have none.
-_KEEPS = {"int4": ("sparse", "int4"), "ternary": ("sparse", "ternary"), "binary": ("binary",)}
+_KEEPS = {
+    "int4": ("sparse", "int4"),
+    "block_int4": ("sparse", "block_int4"),
+    "ternary": ("sparse", "ternary"),
+    "binary": ("binary",),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class LowBitReport:
     def summary(self) -> str:
         """How many weights are coarse."""
         text = (
-            f"{sum(layer.num_weights for layer in self.layers):,} {self.weights} weights in {len(self.layers)} layers"
+            f"{sum(layer.num_weights for layer in self.layers):,} weights of {len(self.layers)} layers are {self.weights}"
         )
         return text if self.training is None else f"{text}; {self.training.summary}"
 
@@ -70,7 +75,7 @@ def low_bit(context: StepContext, settings: LowBitSettings, folder: Path) -> Low
         refuse_not_finite(model, "before weights get few bits")
         layers = _chosen(model, context.example_inputs, settings)
         names = [f"{name}.weight" for name in layers]
-        refuse_loss(context.structure, names, "low_bit", keeps=_KEEPS[settings.weights])
+        refuse_loss(context.structure, names, "low_bit", keeps=_KEEPS[settings.kind])
         constraints = {
             f"{name}.weight": _constraint(layer, context.structure.constraints.get(f"{name}.weight", {}), settings)
             for name, layer in layers.items()
@@ -85,7 +90,8 @@ def low_bit(context: StepContext, settings: LowBitSettings, folder: Path) -> Low
         else:
             report = _train(model, structure, context, settings.finetune, folder)
     left = tuple(name for name in prunable_layers(model) if name not in layers)
-    return LowBitReport(settings.weights, errors, left, report)
+    blocks = f" in blocks of {settings.block_size}" if settings.block_size else ""
+    return LowBitReport(f"{settings.weights}{blocks}", errors, left, report)
 
 
 def _train(
@@ -100,7 +106,8 @@ def _constraint(layer: nn.Module, before: Constraint, settings: LowBitSettings) 
     """Return the constraint of a layer's weight; zeros that an earlier step made stay."""
     axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
     keeps_zeros = before.get("kind") == "sparse" or before.get("keeps_zeros", False)
-    return {"kind": settings.weights, "axis": axis, "keeps_zeros": keeps_zeros}
+    constraint = {"kind": settings.kind, "axis": axis, "keeps_zeros": keeps_zeros}
+    return constraint | ({"block_size": settings.block_size} if settings.block_size else {})
 
 
 def _errors(model: nn.Module, constraints: dict[str, Constraint]) -> tuple[LowBitLayer, ...]:

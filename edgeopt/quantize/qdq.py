@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxscript.version_converter import convert_version
 
 from edgeopt.affine import (
+    BLOCK_INT4_MAX,
     INT4_MAX,
     INT8_MAX,
     MIN_SCALE,
@@ -286,14 +287,15 @@ def _weight_scales(weight: NDArray[np.float32], axis: int | None, largest: int) 
     """Return the scales of weights along ``axis``, or one for all of them.
 
     Weights that were trained as integers of 4 bits, or three values, or two, keep those: they are whole sevenths of
-    their largest.
+    their largest, or 126ths where blocks have factors.
     """
     if axis is None:
         return _weight_scales(weight.reshape(1, -1), 0, largest).reshape(())
-    coarse = per_channel_weight_scales(weight, axis, INT4_MAX)
-    steps = weight / _along(coarse, axis, weight.ndim)
-    if len(coarse) < weight.size and np.abs(steps - np.rint(steps)).max() < _WHOLE:
-        return coarse
+    for coarsest in (INT4_MAX, BLOCK_INT4_MAX):
+        coarse = per_channel_weight_scales(weight, axis, coarsest)
+        steps = weight / _along(coarse, axis, weight.ndim)
+        if coarsest <= largest and len(coarse) < weight.size and np.abs(steps - np.rint(steps)).max() < _WHOLE:
+            return coarse
     return per_channel_weight_scales(weight, axis, largest)
 
 

@@ -130,6 +130,23 @@ def test_sparse_bridges_gaps_that_are_longer_than_any_of_its_codes() -> None:
     assert coding_forms.decode("sparse", stored, weights.nbytes) == weights.tobytes()
 
 
+@pytest.mark.parametrize("block_size", [4, 16, 64, 256])
+def test_blocks_take_four_bits_and_their_factors_when_items_are_numbers_times_a_factor(block_size: int) -> None:
+    weights = in_blocks(block_size, (50, 192))
+    forms = coding_forms.encodings(weights.tobytes(), 1, 192)
+    assert coding_forms.decode("blocks", forms["blocks"], weights.nbytes) == weights.tobytes()
+    factors = 50 * math.ceil(192 / block_size)
+    expected = (weights.size * math.log2(15) + factors * math.log2(18)) / 8  # all alike probable
+    assert expected < len(forms["blocks"]) < 1.06 * expected + 40
+    assert min(forms, key=lambda name: len(forms[name])) == "blocks"
+
+
+def test_blocks_are_not_found_when_one_weight_is_between_two_numbers() -> None:
+    weights = in_blocks()
+    weights[3, 40] = 19  # no number of 4 bits times a factor up to 18
+    assert "blocks" not in coding_forms.encodings(weights.tobytes(), 1, 80)
+
+
 # ---------------------------------------------------------------- bits against entropy
 
 
@@ -183,6 +200,13 @@ def test_noise_takes_its_own_bytes_and_a_small_header(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- model files
 
 
+def in_blocks(block_size: int = 32, shape: tuple[int, int] = (20, 80)) -> np.ndarray:
+    """Return weights of 4 bits with a factor from 1 to 18 for each block of a row, the last one smaller."""
+    generator = np.random.default_rng(8)
+    factors = generator.integers(1, 19, (shape[0], -(-shape[1] // block_size))).repeat(block_size, axis=1)
+    return (generator.integers(-7, 8, shape) * factors[:, : shape[1]]).astype(np.int8)
+
+
 def several(folder: Path) -> Path:
     """A model with a tensor for each form."""
     generator = np.random.default_rng(7)
@@ -194,6 +218,7 @@ def several(folder: Path) -> Path:
         ramp=np.arange(300, dtype=np.int64),
         noise=generator.integers(-(2**31), 2**31, 50).astype(np.int32),
         same=np.zeros(400, np.int32),
+        blocks=in_blocks(),
     )
 
 
@@ -220,6 +245,7 @@ def test_model_comes_back_byte_for_byte_when_decoded(model: Path) -> None:
     forms = {tensor.name: tensor.form for tensor in coded.tensors}
     assert forms == {
         "pruned": "range", "shared": "huffman", "dense": "huffman", "ramp": "lzma", "noise": "raw", "same": "range",
+        "blocks": "blocks",
     }  # fmt: skip
     assert coded.size_bytes == coded.rest_bytes + sum(tensor.coded_bytes for tensor in coded.tensors)
 
@@ -337,6 +363,17 @@ HOSTILE = [
     (4, varint(1) + varint(1) + b"\0" + varint(0) + varint(4) + varint(1), 4, "codebook does not list|CRC-32"),
     # The same with items of eight bytes: behind the codebook the file ends, and a value that is not listed lies there.
     (4, varint(8) + varint(1) + bytes(8) + varint(0) + varint(4) + varint(1), 32, "codebook does not list"),
+    (5, varint(0), 4, "expected 1 to 4"),
+    (5, varint(4) + varint(0), 4, "expected 1 to 4"),
+    (5, varint(4) + varint(5), 4, "expected 1 to 4"),
+    (5, varint(3) + varint(3) + varint(0), 4, "4 bytes has rows of 3"),
+    (5, varint(4) + varint(4) + varint(1) + bytes(10), 4, "1 bytes are needed"),
+    (
+        5,
+        varint(4) + varint(4) + varint(1) + b"\x10" + bytes(9) + b"\0" + b"\x10" + bytes(7) + b"\x80",
+        4,
+        "code that does not exist",
+    ),
 ]
 """Tensors that no encoder wrote: the form's number, what is stored, the bytes that it says to be, and what is said."""
 

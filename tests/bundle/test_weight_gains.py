@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from float_graphs import node, write_graph
 from safetensors.numpy import save_file
 from tiny_project import RECIPE, edgeopt_run, write_project
@@ -17,6 +18,7 @@ from edgeopt.artifacts import QdqModel, Ranges, TensorRange, TorchModel
 from edgeopt.bundle.lost_weights import lost_weights
 from edgeopt.bundle.weight_buffers import read_constants
 from edgeopt.bundle.weight_gains import WeightGain, weight_gains
+from edgeopt.compress.projection import block_int4
 from edgeopt.compress.structure import Constraint, Structure
 from edgeopt.quantize.qdq import quantize
 from edgeopt.quantize.scheme import SYMMETRIC, scheme_named
@@ -139,6 +141,21 @@ def test_coarse_weights_are_executed_where_a_kernel_reads_them(
     gain = gain_of(tmp_path, ternary, {"kind": "ternary"}, target)
     assert (gain.is_kept, gain.is_executed, gain.most_values) == (True, is_executed, 3)
     assert gain.remark.startswith(text)
+
+
+@pytest.mark.parametrize("target", ["arm64", "x86"])
+def test_weights_in_blocks_are_stored_as_they_are_and_executed_in_eight_bits(tmp_path: Path, target: str) -> None:
+    scales = RANDOM.uniform(0.1, 1, (16, 1)).astype(np.float32)
+    weight = (block_int4(torch.from_numpy(PATTERN)[:, None], 8)[:, 0].numpy() * scales).astype(np.float32)
+    constraint = {"kind": "block_int4", "axis": 0, "keeps_zeros": False, "block_size": 8}
+    gain = gain_of(tmp_path, weight, constraint, target)
+    assert (gain.is_kept, gain.is_executed) == (True, False)
+    assert gain.remark.startswith(f"384 block_int4 weights in 8 bits: not all have a kernel of {target} for 4")
+
+    lost = gain_of(tmp_path, weight, constraint, target, weights="per_tensor")
+    assert not lost.is_kept
+    (warning,) = lost_weights([vars(lost)], QuantizeSettings(weights="per_tensor"), CorrectSettings(equalize="off"))
+    assert "write weights = 'per_channel'" in warning
 
 
 def test_a_network_without_constraints_gains_nothing(tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_activation_rounding_rounds_inputs_and_outputs_only_inside_the_block() -
     model = small_net().eval()
     rounding = ActivationRounding(model, symmetric=False)
     image = torch.randn(4, 1, 8, 8)
-    with rounding.applied(model):
+    with rounding.applied(model, {}):
         rounding.train()
         model(image)
         rounding.eval()

@@ -1,23 +1,34 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from small_nets import build_small, noisy_patterns, step_context
+from small_nets import build_small, distill_stage, noisy_patterns, step_context, train_stage
 from torch import nn
 
+from edgeopt.artifacts import TorchModel
 from edgeopt.compress.constraints import constrained
 from edgeopt.compress.finetune import finetune
 from edgeopt.compress.low_bit import LowBitReport, low_bit
-from edgeopt.compress.projection import binary, from_rows, int4, rows_of, ternary
+from edgeopt.compress.projection import (
+    binary,
+    block_int4,
+    from_inputs_last,
+    from_rows,
+    inputs_last,
+    int4,
+    rows_of,
+    ternary,
+)
 from edgeopt.compress.sparsify import sparsify
 from edgeopt.compress.step import result_in
 from edgeopt.compress.structure import read_structure
-from edgeopt.errors import CompressionError
-from edgeopt.steps import FinetuneSettings, LowBitSettings, SparsifySettings
+from edgeopt.errors import CompressionError, RecipeError
+from edgeopt.steps import DistillSettings, FinetuneSettings, LowBitSettings, SparsifySettings
 from edgeopt.training import TrainSettings
 
 SHAPE = (1, 1, 8, 8)
@@ -56,6 +67,7 @@ def test_int4_has_steps_of_a_seventh_when_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("project", [ternary, binary, int4])
 @given(st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=40))
+@example([2.0**-126])  # its seventh is no normal number
 def test_projection_leaves_what_it_made_whatever_it_was_given(project, values: list[float]) -> None:
     once = project(torch.tensor([values]))
     assert torch.equal(project(once), once)
@@ -64,6 +76,49 @@ def test_projection_leaves_what_it_made_whatever_it_was_given(project, values: l
 def test_int4_leaves_what_it_made_when_there_are_many_scales() -> None:
     once = int4(torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(int4(once), once)
+
+
+def test_blocks_have_factors_of_their_own_when_worked_by_hand() -> None:
+    # The largest magnitude is 126 steps of 1. Its block has the factor 18: 40 is 2 times that. Of the other one, 21 and
+    # -6 are 7 and -2 times 3, and nothing is lost; the last block is shorter than the others.
+    weight = torch.tensor([[[126.0, 40.0, 21.0, -6.0, 5.0]]])
+    assert block_int4(weight, 2).tolist() == [[[126.0, 36.0, 21.0, -6.0, 5.0]]]
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 3), st.integers(1, 40), st.sampled_from([2, 3, 16, 64]), st.integers(0, 2**32 - 1)
+)
+def test_blocks_are_numbers_of_four_bits_times_a_factor_and_stay(
+    rows: int, places: int, inputs: int, block_size: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, places, inputs, generator=generator) * torch.rand(rows, 1, 1, generator=generator)
+    once = block_int4(weight, block_size)
+    assert torch.equal(block_int4(once, block_size), once)
+    assert torch.equal(once.abs().amax(dim=(1, 2)), weight.abs().amax(dim=(1, 2)))
+    steps = once.double() / once.double().abs().amax(dim=(1, 2), keepdim=True) * 126
+    for block in steps.split(block_size, dim=2):
+        for one in block.flatten(0, 1):
+            assert any(
+                (one / factor).abs().max() < 7.001 and (one / factor - (one / factor).round()).abs().max() < 1e-4
+                for factor in range(1, 19)
+            )
+
+
+def test_blocks_lose_less_than_rows_when_inputs_differ() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 1, 256, generator=generator) * torch.rand(8, generator=generator).repeat_interleave(32)
+    errors = [(made - weight).square().sum() for made in (block_int4(weight, 32), int4(weight[:, 0])[:, None])]
+    assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((6, 4), 0), ((6, 4, 3, 2), 0), ((4, 6, 3, 2), 1)])
+def test_blocks_lie_along_the_input_channels_whatever_their_axis(shape: tuple[int, ...], axis: int) -> None:
+    weight = torch.arange(math.prod(shape)).reshape(shape)
+    moved = inputs_last(weight, axis)
+    assert moved.shape == (6, math.prod(shape) // 24, 4)
+    assert torch.equal(moved[1, 0], weight.select(axis, 1).reshape(4, -1)[:, 0])
+    assert torch.equal(from_inputs_last(moved, weight, axis), weight)
 
 
 def test_rows_are_output_channels_whatever_their_axis() -> None:
@@ -104,6 +159,55 @@ def test_low_bit_trains_coarse_weights_and_later_training_keeps_them(tmp_path: P
     again = build_small(result_in(tmp_path / "finetune"))
     assert most_values(again, "4") <= count
     assert not torch.equal(again[4].weight, model[4].weight)
+
+
+def test_low_bit_trains_weights_in_blocks_and_later_training_keeps_them(tmp_path: Path) -> None:
+    settings = LowBitSettings(block_size=4, finetune=TRAINING)
+    model, report = coarse(tmp_path, settings)
+    constraint = {"kind": "block_int4", "axis": 0, "keeps_zeros": False, "block_size": 4}
+    assert read_structure(result_in(tmp_path).structure).constraints == {"4.weight": constraint}
+    assert report.training is not None
+    assert report.training.held_out_score > 0.5
+    (tmp_path / "finetune").mkdir()
+    further = FinetuneSettings(epochs=1, batch_size=50, learning_rate=3e-2, threads=1)
+    finetune(step_context(build_small, *SHAPE, source=result_in(tmp_path), data=DATA), further, tmp_path / "finetune")
+    again = build_small(result_in(tmp_path / "finetune"))
+    assert not torch.equal(again[4].weight, model[4].weight)
+    for trained in (model, again):
+        weight = inputs_last(trained.get_parameter("4.weight").detach(), 0)
+        assert torch.equal(block_int4(weight, 4), weight)
+
+
+@pytest.mark.parametrize("settings", [LowBitSettings(), LowBitSettings(block_size=4)], ids=["int4", "block_int4"])
+def test_weights_keep_their_few_bits_when_distilled_under_rounding(tmp_path: Path, settings: LowBitSettings) -> None:
+    torch.manual_seed(0)
+    teacher, _ = train_stage(build_small, TorchModel(), *DATA, TRAINING, folder_in(tmp_path, "teacher"))
+    student = folder_in(tmp_path, "student")
+    low_bit(step_context(build_small, *SHAPE, source=teacher), settings, student)
+    rounded = DistillSettings(epochs=1, batch_size=50, threads=1, quantization_aware="asymmetric")
+    made, _ = distill_stage(build_small, result_in(student), teacher, *DATA, rounded, folder_in(tmp_path, "distilled"))
+    weight = inputs_last(build_small(made).get_parameter("4.weight").detach(), 0)
+    assert not torch.equal(weight, inputs_last(build_small(result_in(student)).get_parameter("4.weight"), 0))
+    nearest = block_int4(weight, 4) if settings.block_size else int4(rows_of(weight, 0)).reshape(weight.shape)
+    assert torch.equal(nearest, weight)
+
+
+def folder_in(folder: Path, name: str) -> Path:
+    (folder / name).mkdir()
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"block_size": -1}, "or 0 for no blocks, got -1"),
+        ({"block_size": 24}, "a block has 4, 8, 16, 32, 64, 128, 256 input channels, or 0 for no blocks, got 24"),
+        ({"block_size": 8, "weights": "binary"}, "int4 weights only, not of binary ones"),
+    ],
+)
+def test_low_bit_refuses_blocks_of_no_kind(settings: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        LowBitSettings(**settings)
 
 
 def test_low_bit_takes_every_layer_when_asked(tmp_path: Path) -> None:

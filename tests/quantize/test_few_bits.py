@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from float_graphs import activations, dequantizer, node, quantized, write_graph
 from tflite_runtimes import lowered, run_tflite, steps_apart
 
-from edgeopt.quantize.scheme import SYMMETRIC
+from edgeopt.quantize.scheme import ASYMMETRIC, SYMMETRIC
 from edgeopt.targets.arm64.int4 import pack_weights
 from edgeopt.tflite.inspect import FileTensor, read_tflite
 from edgeopt.tflite.lower import lower
@@ -38,6 +39,18 @@ def test_quantize_stores_three_values_as_three_integers(tmp_path: Path) -> None:
     ternary = np.sign(INTEGERS) * (np.abs(INTEGERS) > 3)
     _, (integers, _, _) = dequantizer(quantized(linear(tmp_path, ternary * SCALES), {}), "Gemm", 1)
     assert integers.tolist() == (7 * ternary).tolist()
+
+
+def test_quantize_keeps_numbers_of_four_bits_and_the_factors_of_their_blocks(tmp_path: Path) -> None:
+    integers = INTEGERS * np.repeat([[18, 3, 1]], 4, axis=1)
+    for largest, expected in ((127, integers), (64, None)):  # 7 bits cannot hold them
+        scheme = replace(ASYMMETRIC, largest_weight=largest)
+        _, (found, scale, _) = dequantizer(quantized(linear(tmp_path, integers * SCALES), {}, scheme=scheme), "Gemm", 1)
+        if expected is not None:
+            assert found.tolist() == expected.tolist()
+            np.testing.assert_allclose(scale, SCALES[:, 0], rtol=1e-6)
+        else:
+            assert np.abs(found).max(axis=1).tolist() == [64] * 4
 
 
 def test_quantize_uses_all_of_int8_when_one_weight_is_between_two_integers(tmp_path: Path) -> None:

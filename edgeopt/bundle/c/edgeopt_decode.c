@@ -3,7 +3,7 @@
 
 #include "edgeopt_stream.h"
 
-enum { FORM_RAW, FORM_LZMA, FORM_HUFFMAN, FORM_SPARSE, FORM_RANGE, NUM_FORMS };
+enum { FORM_RAW, FORM_LZMA, FORM_HUFFMAN, FORM_SPARSE, FORM_RANGE, FORM_BLOCKS, NUM_FORMS };
 enum { MAX_VALUES = 4096, MAX_GAPS = 256, MAX_CODE_BITS = 15 };
 
 /* ---------------------------------------------------------------- codebooks */
@@ -109,6 +109,28 @@ static int decode_sparse(Bytes stored, unsigned char *out, size_t size, uint16_t
     if (gap == UINT32_MAX || rank == UINT32_MAX || gap >= count - at) return 0;
     at += gap;
     put(&codebook, out, at, rank);
+  }
+  return 1;
+}
+
+/* ---------------------------------------------------------------- blocks of 4 bits */
+
+enum { MAX_NUMBER = 7, NUM_NUMBERS = 2 * MAX_NUMBER + 1, NUM_FACTORS = 19 };
+
+static int decode_blocks(Bytes stored, unsigned char *out, size_t size, uint16_t *work) {
+  const size_t width = number(&stored, size), block = number(&stored, width);
+  const size_t factor_bytes = number(&stored, left(&stored));
+  Code factors = read_code(&stored, NUM_FACTORS, work);
+  factors.bytes = take(&stored, factor_bytes);
+  Code numbers = read_code(&stored, NUM_NUMBERS, work + NUM_FACTORS);
+  numbers.bytes = stored;
+  if (stored.is_cut || block == 0 || size % width != 0) return 0;
+  uint32_t factor = 0;
+  for (size_t i = 0; i < size; i++) {
+    if (i % width % block == 0) factor = next_symbol(&factors);
+    const uint32_t found = next_symbol(&numbers);
+    if (factor == UINT32_MAX || found == UINT32_MAX) return 0;
+    out[i] = (unsigned char)((int)factor * ((int)found - MAX_NUMBER));
   }
   return 1;
 }
@@ -255,6 +277,7 @@ static size_t work_of(const Part *part, Bytes stored) {
     const size_t lzma = left(&stored) > 0 ? edgeopt_lzma_work_bytes(*stored.at) : 0;
     return lzma > 0 ? lzma : SIZE_MAX;
   }
+  if (part->form == FORM_BLOCKS) return (NUM_FACTORS + NUM_NUMBERS) * sizeof(uint16_t);
   const Codebook codebook = read_codebook(&stored, part->size);
   if (stored.is_cut) return SIZE_MAX;
   if (part->form != FORM_RANGE) return (MAX_GAPS + codebook.num_values) * sizeof(uint16_t);
@@ -279,6 +302,7 @@ static int decode_part(const Part *part, Bytes stored, unsigned char *out, void 
     case FORM_LZMA: return edgeopt_lzma_decode(stored, out, part->size, work);
     case FORM_HUFFMAN: return decode_huffman(stored, out, part->size, (uint16_t *)work);
     case FORM_SPARSE: return decode_sparse(stored, out, part->size, (uint16_t *)work);
+    case FORM_BLOCKS: return decode_blocks(stored, out, part->size, (uint16_t *)work);
     case FORM_RANGE: return decode_range(stored, out, part->size, (uint32_t *)work);
     default: copy(out, stored.at, part->size); return 1;
   }
