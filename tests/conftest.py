@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from edgeopt.devices.board_image import set_up as set_up_boards
 from edgeopt.devices.compiler import Compiler
 from edgeopt.devices.debian import PrivateApt
 from edgeopt.devices.qemu import Emulation, set_up
+
+# Threads that wait for work by spinning take the cores from the tests beside them; OpenMP reads it when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.hookimpl(tryfirst=True)

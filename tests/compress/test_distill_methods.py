@@ -114,16 +114,19 @@ def test_feature_loss_has_a_gradient_when_two_samples_are_the_same() -> None:
     assert bool(torch.isfinite(points.grad).all())
 
 
+def half_of(teacher: TorchModel, folder: Path) -> TorchModel:
+    """Return the teacher without half of its channels."""
+    folder.mkdir()
+    run_step(step_context(build_small, 1, 1, 8, 8, source=teacher), PruneSettings(pruning_ratio=0.5), folder)
+    return result_in(folder)
+
+
 @pytest.mark.parametrize("kind", ["hint", "attention", "relational"])
 def test_distill_learns_from_inside_when_the_student_is_narrower(
     tmp_path: Path, teacher: TorchModel, kind: str
 ) -> None:
-    (tmp_path / "pruned").mkdir()
     (tmp_path / "student").mkdir()
-    run_step(
-        step_context(build_small, 1, 1, 8, 8, source=teacher), PruneSettings(pruning_ratio=0.5), tmp_path / "pruned"
-    )
-    context = context_of(teacher, result_in(tmp_path / "pruned"))
+    context = context_of(teacher, half_of(teacher, tmp_path / "pruned"))
     settings = replace(SETTINGS, features=(FeatureSettings("4", loss=kind, weight=2.0),))
     report = distill(context, settings, tmp_path / "student")
     student = build_small(result_in(tmp_path / "student"))
@@ -131,6 +134,16 @@ def test_distill_learns_from_inside_when_the_student_is_narrower(
     assert report.held_out_score > 0.5
     assert report.losses[-1] < report.losses[0]
     assert not [name for name in student.state_dict() if "along" in name]
+
+
+def test_what_is_trained_along_is_refused_when_there_are_several_processes(
+    tmp_path: Path, teacher: TorchModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(teacher, half_of(teacher, tmp_path / "pruned"))
+    monkeypatch.setattr("edgeopt.compress.train.num_processes", lambda: 2)
+    with pytest.raises(CompressionError, match="what is trained along with a student trains in one process") as raised:
+        distill(context, replace(SETTINGS, features=(FeatureSettings("4"),)), tmp_path)
+    assert raised.value.hint == "set devices = 1"
 
 
 @pytest.mark.parametrize(
