@@ -17,7 +17,7 @@ from edgeopt.devices.compiler import Compiler
 from edgeopt.devices.debian import PrivateApt
 from edgeopt.devices.qemu import Emulation, set_up
 
-# Threads that wait for work by spinning take the cores from the tests beside them; OpenMP reads it when torch is loaded.
+# Threads that spin while they wait take the cores from the tests beside them; OpenMP reads it when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
