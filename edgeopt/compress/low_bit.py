@@ -57,9 +57,8 @@ class LowBitReport:
     @property
     def summary(self) -> str:
         """How many weights are coarse."""
-        text = (
-            f"{sum(layer.num_weights for layer in self.layers):,} weights of {len(self.layers)} layers are {self.weights}"
-        )
+        num_weights = sum(layer.num_weights for layer in self.layers)
+        text = f"{num_weights:,} weights of {len(self.layers)} layers are {self.weights}"
         return text if self.training is None else f"{text}; {self.training.summary}"
 
 
