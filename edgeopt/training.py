@@ -25,6 +25,10 @@ class TrainSettings:
     and kept are an average over the steps (:mod:`edgeopt.compress.average`). ``precision`` is that of products and
     sums in training; weights stay float32.
 
+    ``bn_penalty`` times the magnitudes of all factors of batch norms is part of what is made small, and pulls those
+    that matter little to zero: ``importance = "bn_scale"`` prunes them then (Liu et al.: Learning Efficient
+    Convolutional Networks through Network Slimming, 2017, arXiv 1708.06519). Losses are told without it.
+
     ``validation_share`` of the training samples are not trained on: they choose the best epoch, whose weights are
     kept, and stop a training that got no better for ``patience`` epochs. With 0, all samples train and the last
     epoch is kept. Held-out samples choose nothing. ``max_shift`` and ``flip`` move and mirror images at random.
@@ -47,6 +51,7 @@ class TrainSettings:
     accumulate: int = 1
     max_gradient_norm: float | None = None
     ema_decay: float | None = None
+    bn_penalty: float = 0.0
     seed: int = 0
     threads: int = 2
     validation_share: float = 0.1
@@ -59,20 +64,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
-        for name in (
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "threads",
-            "step_epochs",
-            "gamma",
-            "accumulate",
-            "devices",
-        ):
+        for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise RecipeError(f"'{name}' must be above 0, got {getattr(self, name)}")
-        if self.weight_decay < 0 or not 0 <= self.momentum < 1 or self.max_shift < 0:
-            raise RecipeError("weight_decay and max_shift must be at least 0, and momentum in [0, 1)")
+        if not (self.weight_decay >= 0 and self.bn_penalty >= 0 and 0 <= self.momentum < 1 and self.max_shift >= 0):
+            raise RecipeError("weight_decay, bn_penalty and max_shift must be at least 0, and momentum in [0, 1)")
         if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
             raise RecipeError(f"'max_gradient_norm' must be above 0, got {self.max_gradient_norm}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -1,4 +1,4 @@
-"""Batch norm over the whole batch when each process has a part of it.
+"""Batch norm over the whole batch when each process has a part of it, and a penalty on its factors.
 
 PyTorch's SyncBatchNorm does this on GPUs only. Here mean and variance are summed over the processes, and so are their
 gradients, so that a network with batch norm trains as in one process.
@@ -32,6 +32,18 @@ def whole_batch_norm(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+@torch.no_grad()
+def add_penalty(model: nn.Module, penalty: float) -> None:
+    """Add to the gradients of batch norms' factors those of ``penalty`` times the sum of their magnitudes.
+
+    Source: Liu et al.: Learning Efficient Convolutional Networks through Network Slimming, 2017, arXiv 1708.06519,
+    equation 1.
+    """
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm) and layer.weight is not None and layer.weight.grad is not None:
+            layer.weight.grad.add_(layer.weight.sign(), alpha=penalty)
 
 
 def _forward(layer: _BatchNorm, values: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from edgeopt.compress.average import Average
-from edgeopt.compress.batch_norm import whole_batch_norm
+from edgeopt.compress.batch_norm import add_penalty, whole_batch_norm
 from edgeopt.compress.batches import (
     Buckets,
     Labelled,
@@ -254,6 +254,8 @@ class _Trainer:
         loss = self._gradients(self._augmented(batch))
         if not math.isfinite(loss):
             return loss
+        if self.settings.bn_penalty:
+            add_penalty(self.trained, self.settings.bn_penalty)
         if self.settings.max_gradient_norm is not None:
             clip_gradients(self.trained, self.settings.max_gradient_norm)
         if self.hook is not None:

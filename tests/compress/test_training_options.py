@@ -13,6 +13,7 @@ from torch import nn
 
 from edgeopt.artifacts import TorchModel
 from edgeopt.compress.average import Average
+from edgeopt.compress.batch_norm import add_penalty
 from edgeopt.compress.batches import flip_images
 from edgeopt.compress.optimizers import make_optimizer
 from edgeopt.compress.parallel import clip_gradients, linear_plan
@@ -95,6 +96,27 @@ def test_clip_gradients_scales_as_torch_does_when_they_are_too_long() -> None:
     before = ours.weight.grad.clone()
     clip_gradients(ours, 2.0)  # shorter than that already
     assert torch.equal(ours.weight.grad, before)
+
+
+def test_add_penalty_adds_the_signs_of_factors_when_worked_by_hand() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(2, affine=False), nn.Linear(3, 1))
+    net[0].weight.data = torch.tensor([2.0, 0.0, -0.5])
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    add_penalty(net, 0.25)
+    assert net[0].weight.grad.tolist() == [1.25, 1.0, 0.75]
+    others = (net[0].bias, net[2].weight, net[2].bias)
+    assert all(bool((parameter.grad == 1).all()) for parameter in others)
+
+
+def test_train_draws_the_factors_of_batch_norms_to_zero_when_they_are_penalised(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=6)
+    free, _ = trained(tmp_path / "free", settings)
+    drawn, report = trained(tmp_path / "drawn", replace(settings, bn_penalty=0.05))
+    factors = [name.replace("running_var", "weight") for name in free if name.endswith("running_var")]
+    assert factors
+    assert all(drawn[name].abs().mean() < 0.9 * free[name].abs().mean() for name in factors)
+    assert report.held_out_score > 0.5
 
 
 def test_train_computes_in_bfloat16_and_keeps_float32_weights_when_asked(tmp_path: Path) -> None:
