@@ -63,7 +63,7 @@ def agreement_figures(network: Network) -> Iterator[Figure]:
         answers = {
             "pruned": _float_logits(network, _first_steps(loaded, 1), samples),
             "pruned and distilled": _float_logits(network, loaded, samples),
-            "pruned, distilled and int8": _logits(bundle_answers(bundle, network.inputs, samples)),
+            "pruned, distilled and int8": _bundle_logits(bundle, network, samples),
         }
         before, after = _num_macs(bundle)
         left = f"{after:,} of {before:,}"
@@ -143,6 +143,15 @@ def _first_steps(loaded: LoadedRecipe, count: int) -> LoadedRecipe:
 
 def _float_logits(network: Network, loaded: LoadedRecipe, samples: Sequence[Sample]) -> NDArray[np.float64]:
     return _logits(float_answers(float_graph(network, loaded), samples))
+
+
+def _bundle_logits(bundle: Path, network: Network, samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """Return what a bundle answers, ``(N, classes)``, as the numbers that its integers stand for."""
+    (facts,) = parity.read_bundle(str(bundle))["outputs"]
+    answers = _logits(bundle_answers(bundle, network.inputs, samples))
+    if facts["dtype"] == "float32":
+        return answers
+    return (answers - facts["zero_point"]) * facts["scale"]
 
 
 def _logits(answers: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

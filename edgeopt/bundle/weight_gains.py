@@ -141,16 +141,20 @@ def _made(network: TorchModel) -> list[_Made]:
     found = []
     for name, constraint in constraints.items():
         weight = weights[name]
-        kind = str(constraint.get("pattern", constraint["kind"]))
-        found.append(_Made(kind, weight.size, int((weight == 0).sum()), len(np.unique(weight))))
+        kinds = {str(constraint.get("pattern", constraint["kind"])), str(constraint["kind"])}
+        zeros, num_values = int((weight == 0).sum()), len(np.unique(weight))
+        # A pattern says all of its zeros, and its zeros nothing about few values.
+        stated = sorted(kinds - {"sparse"} if len(kinds) > 1 else kinds)
+        found += [_Made(kind, weight.size, zeros, num_values) for kind in stated]
     return found
 
 
 def _paired(made: Sequence[_Made], stored: dict[int, list[_Stored]]) -> list[tuple[_Made, _Stored]]:
     """Return each constrained weight with the constant that it became."""
     pairs: list[tuple[_Made, _Stored]] = []
-    for size in dict.fromkeys(weight.num_weights for weight in made):
-        ours = sorted((weight for weight in made if weight.num_weights == size), key=lambda weight: weight.num_values)
+    for kind, size in dict.fromkeys((weight.kind, weight.num_weights) for weight in made):
+        same = (weight for weight in made if (weight.kind, weight.num_weights) == (kind, size))
+        ours = sorted(same, key=lambda weight: weight.num_values)
         theirs = sorted(stored.get(size, []), key=lambda weight: weight.num_values)
         pairs += zip(ours, theirs, strict=False)
     return pairs
@@ -167,7 +171,7 @@ def _stored(model: Path) -> dict[int, list[_Stored]]:
             zeros = int((values == 0).sum())
             different = np.unique(values)
             is_in_blocks = bool(np.isin(np.abs(different.astype(np.float64)), _IN_BLOCKS).all())
-            is_patterned = constant.name in patterned
+            is_patterned = constant.name in patterned or (model.suffix == ".tflite" and _is_two_of_four(values))
             stored = _Stored("int4" in constant.dtype, zeros, len(different), is_patterned, is_in_blocks)
             found.setdefault(constant.num_weights, []).append(stored)
     return found
@@ -179,6 +183,11 @@ def _values(content: bytes, dtype: str, item_bytes: int, count: int) -> NDArray[
         halves = np.frombuffer(content, np.uint8)
         return np.stack([halves & 15, halves >> 4], axis=1).reshape(-1)[:count]
     return np.frombuffer(content, f"<i{item_bytes}")
+
+
+def _is_two_of_four(values: NDArray[np.generic]) -> bool:
+    """Whether every four neighbours have two zeros; in a TFLite file neighbours are input channels."""
+    return values.size % 4 == 0 and bool((np.count_nonzero(values.reshape(-1, 4), axis=1) <= 2).all())
 
 
 def _two_of_four(content: bytes) -> Iterator[str]:
@@ -195,5 +204,5 @@ def _two_of_four(content: bytes) -> Iterator[str]:
         transposed = any(item.name == "transB" and item.i for item in node.attribute)
         axis = 1 if node.op_type == "Conv" or transposed else 0
         weight = np.moveaxis(numpy_helper.to_array(constants[name]), axis, -1)
-        if weight.shape[-1] % 4 == 0 and (np.count_nonzero(weight.reshape(-1, 4), axis=1) <= 2).all():
+        if weight.shape[-1] % 4 == 0 and _is_two_of_four(weight):
             yield name

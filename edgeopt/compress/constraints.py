@@ -147,8 +147,15 @@ def constrained(model: nn.Module, constraints: Mapping[str, Constraint]) -> Iter
         CompressionError: a constraint is of an unknown kind, or its weight is not there.
     """
     held = []
+    owners: dict[int, str] = {}
     for name, constraint in sorted(constraints.items()):
         layer, tensor = _place(model, name)
+        owner = owners.setdefault(id(getattr(layer, tensor)), name)
+        if owner != name and constraint.get("kind") == "shared":
+            raise CompressionError(
+                f"weights {owner!r} and {name!r} are one parameter and cannot have a codebook each",
+                hint="name one of them in 'ignored_layers'",
+            )
         if constraint.get("kind") not in _KINDS:
             raise CompressionError(f"structure: weight {name!r} has a constraint of kind {constraint.get('kind')!r}")
         holder = _KINDS[constraint["kind"]](getattr(layer, tensor), constraint)

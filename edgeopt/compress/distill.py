@@ -13,7 +13,7 @@ Pascanu, Alistarh: Model Compression via Distillation and Quantization, 2018, ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from edgeopt.compress.train import Along, TrainReport, train_network
 from edgeopt.compress.weights import model_digest
 from edgeopt.errors import CompressionError
 from edgeopt.steps import DistillSettings
+from edgeopt.steps.distill import FeatureSettings
 
 
 def distill(context: StepContext, settings: DistillSettings, folder: Path) -> TrainReport:
@@ -53,6 +54,7 @@ def distill(context: StepContext, settings: DistillSettings, folder: Path) -> Tr
         structure = context.structure
         if settings.quantization_aware != "off":
             structure = _folded(student, structure, context.example_inputs)
+        _refuse_folded(structure, settings.features)
         first = teachers.networks[0]
         features = FeatureLoss(student, first, settings.features, context.example_inputs) if settings.features else None
         along = _along(student, structure, features, settings)
@@ -68,6 +70,18 @@ def distill(context: StepContext, settings: DistillSettings, folder: Path) -> Tr
             structure=structure,
             along=along,
         )
+
+
+def _refuse_folded(structure: Structure, features: Sequence[FeatureSettings]) -> None:
+    """Raise if a layer whose batch norm was folded into it would be held against one that answers before its own."""
+    folded = {layer: norm for edit in structure.edits for layer, norm in edit.get("pairs", ())}
+    for pair in features:
+        if pair.student in folded:
+            norm = folded[pair.student]
+            raise CompressionError(
+                f"the student's layer {pair.student!r} has its batch norm {norm!r} folded in, the teacher's has not",
+                hint=f"student = {norm!r}",
+            )
 
 
 def distillation_loss(

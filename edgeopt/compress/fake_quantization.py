@@ -65,7 +65,8 @@ class RoundedActivation(nn.Module):
         self.register_buffer("is_empty", torch.ones((), dtype=torch.bool))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the rounded values; what lies outside the range is clipped, and learns nothing from there."""
+        """Return the rounded values, float32; what lies outside the range is clipped, and learns nothing from there."""
+        values = values.float()
         if self.training:
             self._follow(values.detach())
         if bool(self.is_empty):

@@ -9,21 +9,27 @@ Source: Jacob et al.: Quantization and Training of Neural Networks for Efficient
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from edgeopt.compress.layers import prunable_layers, run_hooked
+from edgeopt.compress.layers import prunable_layers, run_hooked, run_named
 from edgeopt.compress.structure import Edit
 from edgeopt.errors import CompressionError
 
+_ALIKE = 1e-3  # of the largest answer
+
 
 def folding_edit(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Edit | None:
-    """Return the edit that folds each batch norm that follows a layer directly, or ``None`` if none does."""
+    """Return the edit that folds each batch norm that follows a layer directly, or ``None`` if none does.
+
+    One is folded only where the network answers the same without it: what a layer makes may go elsewhere too.
+    """
     made_by: dict[int, str] = {}
     pairs: list[list[str]] = []
     kept: list[Any] = []  # so that no two tensors have one address
@@ -43,10 +49,42 @@ def folding_edit(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> 
             )
         )
         for name, norm in model.named_modules()
-        if isinstance(norm, _BatchNorm)
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None
     ]
     run_hooked(model, example_inputs, hooks)
+    pairs = _harmless(model, pairs, example_inputs)
     return {"kind": "fold_batch_norm", "pairs": pairs} if pairs else None
+
+
+def _harmless(model: nn.Module, pairs: list[list[str]], example_inputs: tuple[torch.Tensor, ...]) -> list[list[str]]:
+    """Return the pairs that can be folded, each alone and all together, without changing what the network answers."""
+    probe = copy.deepcopy(model).eval()
+    for norm in probe.modules():
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.fill_(0.5)  # none may pass for the identity
+            norm.running_var.copy_(torch.linspace(0.5, 2, len(norm.running_var)))
+    inputs = tuple(_noise(tensor) for tensor in example_inputs)
+    if _answers_alike(probe, pairs, inputs):
+        return pairs
+    alone = [pair for pair in pairs if _answers_alike(probe, [pair], inputs)]
+    return alone if _answers_alike(probe, alone, inputs) else []
+
+
+def _answers_alike(probe: nn.Module, pairs: list[list[str]], inputs: tuple[torch.Tensor, ...]) -> bool:
+    folded = copy.deepcopy(probe)
+    try:
+        fold_batch_norm(folded, {"pairs": pairs}, inputs)
+        with torch.no_grad():
+            answers = list(zip(run_named(probe, inputs), run_named(folded, inputs), strict=True))
+    except (RuntimeError, CompressionError):  # the norm's channels are not the layer's
+        return False
+    return all(bool((before - after).abs().max() <= _ALIKE * before.abs().max()) for before, after in answers)
+
+
+def _noise(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return torch.randn(tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(0))
 
 
 def fold_batch_norm(model: nn.Module, edit: Edit, _example_inputs: tuple[torch.Tensor, ...]) -> None:
@@ -65,7 +103,10 @@ def fold_batch_norm(model: nn.Module, edit: Edit, _example_inputs: tuple[torch.T
                 f"structure: {norm_name!r} is no batch norm behind {layer_name!r}",
                 hint="the network was changed since: run the step again",
             )
-        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        model.set_submodule(layer_name, fuse(layer, norm))  # type: ignore[type-var]
+        if isinstance(layer, nn.Linear):
+            fused: nn.Module = fuse_linear_bn_eval(layer, norm)
+        else:
+            fused = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _ConvTransposeNd))
+        model.set_submodule(layer_name, fused)
         model.set_submodule(norm_name, nn.Identity())
     model.train(was_training)

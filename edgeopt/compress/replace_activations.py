@@ -112,8 +112,10 @@ def apply_replacement(model: nn.Module, edit: Edit, _example_inputs: tuple[torch
 
 
 def _layers_of(model: nn.Module, activation: str) -> list[str]:
-    """Return the names of the layers that are one activation."""
-    return [name for name, layer in model.named_modules() if name and _name_of(layer) == activation]
+    """Return all names of the layers that are one activation; one layer may stand in several places."""
+    return [
+        name for name, layer in model.named_modules(remove_duplicate=False) if name and _name_of(layer) == activation
+    ]
 
 
 def _name_of(layer: nn.Module) -> str:

@@ -11,6 +11,8 @@ Pruning, 2020, arXiv 2005.07683, section 3 (movement); Zhu, Gupta: To Prune, or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -143,7 +145,7 @@ class Tightening:
             holder, _ = self._held(name)
             scores[name] = self._importance(name).masked_fill(~holder.mask, -torch.inf)
         for name, mask in _asked(scores, self.settings, share).items():
-            self._held(name)[0].mask.copy_(mask)
+            self._held(name)[0].mask.logical_and_(mask)  # where more is zero already than is asked, it stays
 
     def _importance(self, name: str) -> torch.Tensor:
         """Return the scores of one weight: fixed ones, or those of the weights as they are now."""
@@ -156,7 +158,8 @@ class Tightening:
         """Add up how far each weight is driven away from zero: ``-w dL/dw``."""
         for name in self.scores:
             holder, weight = self._held(name)
-            assert weight.grad is not None
+            if weight.grad is None:  # frozen, or not used by this step
+                continue
             holder.get_buffer("scores").sub_(weight.detach() * weight.grad)
 
     def _held(self, name: str) -> tuple[Sparse, nn.Parameter]:
@@ -208,14 +211,28 @@ def _sensitivities(model: nn.Module, weights: Tensors, samples: Dataset, num_sam
     parameters = [model.get_parameter(name) for name in weights]
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
     model.eval()
-    with strided_before(model):
+    with strided_before(model), _taking_gradients(parameters):
         for index in torch.split(torch.arange(min(num_samples, len(data))), _BATCH_SIZE):
             batch = data.take(index)
             assert batch.labels is not None
             loss = functional.cross_entropy(logits_of(model, batch.inputs), batch.labels, reduction="sum")
-            for total, gradient in zip(gradients, torch.autograd.grad(loss, parameters), strict=True):
+            found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            for total, gradient in zip(gradients, found, strict=True):
                 total += gradient
     return {name: (weights[name] * total).abs() for name, total in zip(weights, gradients, strict=True)}
+
+
+@contextmanager
+def _taking_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let frozen parameters have gradients inside the block."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _chosen(model: nn.Module, settings: SparsifySettings) -> dict[str, torch.Tensor]:

@@ -38,8 +38,12 @@ class Structure:
         return replace(self, edits=(*self.edits, edit))
 
     def constrained(self, constraints: Mapping[str, Constraint]) -> Structure:
-        """Return the structure with more constraints; a weight that has one already gets the new one."""
-        return replace(self, constraints={**self.constraints, **constraints})
+        """Return the structure with more constraints; a weight that has one already gets the new one.
+
+        The pattern of its zeros stays: whatever may follow on zeros keeps them.
+        """
+        merged = {name: {**_pattern(self.constraints.get(name, {})), **new} for name, new in constraints.items()}
+        return replace(self, constraints={**self.constraints, **merged})
 
     def write(self, path: Path) -> None:
         """Write it as JSON, through a temporary name."""
@@ -52,6 +56,10 @@ class Structure:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(canonical_json(content), encoding="utf-8")
         os.replace(temporary, path)
+
+
+def _pattern(constraint: Constraint) -> Constraint:
+    return {key: constraint[key] for key in ("pattern",) if key in constraint}
 
 
 def read_structure(path: Path | None) -> Structure:

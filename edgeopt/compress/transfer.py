@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -50,6 +51,9 @@ class TransferReport:
         return ", ".join(f"{len(names)} {what}" for names, what in counts if names)
 
 
+_Held = TypeVar("_Held")
+
+
 def transfer(context: StepContext, settings: TransferSettings, folder: Path) -> TransferReport:
     """Build the new network, fill in what fits of the old one, and hand it on.
 
@@ -70,16 +74,20 @@ def transfer(context: StepContext, settings: TransferSettings, folder: Path) -> 
         )
     _refuse_other_outputs(donor, network.eval(), context.example_inputs)
     factory = {"factory": settings.factory, "arguments": dict(settings.arguments)}
-    structure = replace(read_structure(settings.structure), factory=factory)
+    structure = replace(read_structure(settings.structure), factory=factory, constraints={})
     hand_on(network, structure.constrained(_kept(context, settings, report)), folder)
     return report
 
 
 def _kept(context: StepContext, settings: TransferSettings, report: TransferReport) -> dict[str, Constraint]:
-    """Return the constraints of the weights that were taken over whole; the others are new, and free."""
+    """Return the constraints of the weights that were taken over whole; the others are new, and free.
+
+    They are those of the network before, or of the structure that came with the weights.
+    """
     if settings.weights is not None:
-        return {}
-    constraints = context.structure.constraints
+        constraints = read_structure(settings.structure).constraints
+    else:
+        constraints = _renamed(context.structure.constraints, settings.rename)
     for name in sorted(constraints.keys() - report.matched):
         logger.warning("weight %r was %s and is free in the new network", name, constraints[name]["kind"])
     return {name: constraints[name] for name in report.matched if name in constraints}
@@ -112,14 +120,14 @@ def _fill(network: nn.Module, old: Mapping[str, torch.Tensor], how: str) -> Tran
     return TransferReport(tuple(matched), tuple(partial), new, unused, num_taken / num_values)
 
 
-def _renamed(old: Mapping[str, torch.Tensor], rename: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Return the state dict with the beginnings of its names replaced, the longest that fits of each."""
+def _renamed(old: Mapping[str, _Held], rename: Mapping[str, str]) -> dict[str, _Held]:
+    """Return what is held by name with the beginnings of names replaced, the longest that fits of each."""
 
     def new_name(name: str) -> str:
         fitting = max((before for before in rename if name.startswith(before)), key=len, default=None)
         return name if fitting is None else rename[fitting] + name.removeprefix(fitting)
 
-    return {new_name(name): tensor for name, tensor in old.items()}
+    return {new_name(name): held for name, held in old.items()}
 
 
 def _refuse_other_outputs(old: nn.Module, new: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

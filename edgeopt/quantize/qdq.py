@@ -33,7 +33,7 @@ from edgeopt.settings import QuantizeSettings
 
 _DTYPES = {"int8": ir.DataType.INT8, "int16": ir.DataType.INT16}
 _INT16_OPSET = 21  # from which on QuantizeLinear writes int16
-_WHOLE = 1e-5  # of a step: what the folding of a batch norm leaves of a whole number
+_WHOLE = 1.5e-6  # of a channel's largest: how far from a whole number the folding of a batch norm leaves a weight
 _INT32_ROOM = 2**30  # a bias may fill half of int32, so that the accumulator keeps the other half
 
 
@@ -294,7 +294,11 @@ def _weight_scales(weight: NDArray[np.float32], axis: int | None, largest: int) 
     for coarsest in (INT4_MAX, BLOCK_INT4_MAX):
         coarse = per_channel_weight_scales(weight, axis, coarsest)
         steps = weight / _along(coarse, axis, weight.ndim)
-        if coarsest <= largest and len(coarse) < weight.size and np.abs(steps - np.rint(steps)).max() < _WHOLE:
+        if (
+            coarsest <= largest
+            and len(coarse) < weight.size
+            and np.abs(steps - np.rint(steps)).max() < _WHOLE * coarsest
+        ):
             return coarse
     return per_channel_weight_scales(weight, axis, largest)
 

@@ -86,6 +86,15 @@ def test_few_values_stay_few_in_the_tflite_file_when_the_scale_is_one(tmp_path: 
     assert list(lost_weights([vars(gain)], QuantizeSettings(), CorrectSettings())) == []
 
 
+@pytest.mark.parametrize("target", ["arm64", "cuda"])
+def test_a_pattern_and_few_bits_of_one_weight_are_both_reported(tmp_path: Path, target: str) -> None:
+    weight = np.sign(PATTERN).astype(np.float32) * RANDOM.uniform(0.1, 1, (16, 1)).astype(np.float32)
+    made = network(tmp_path, weight, {"kind": "ternary", "pattern": "2:4", "axis": 0, "keeps_zeros": True})
+    gains = weight_gains(made, file_of(tmp_path, weight, target), find_target(target))
+    assert [(gain.kind, gain.is_kept) for gain in gains] == [("2:4", True), ("ternary", True)]
+    assert [gain.is_executed for gain in gains] == ([False, True] if target == "arm64" else [True, False])
+
+
 def test_few_values_become_many_when_scales_or_batch_norms_are_by_channel(tmp_path: Path) -> None:
     by_channel = gain_of(tmp_path, SHARED, {"kind": "shared"}, "arm64")
     assert stored_values(tmp_path / "model.tflite") > 5

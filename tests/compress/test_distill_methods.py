@@ -272,6 +272,59 @@ def test_folding_leaves_a_norm_when_no_layer_is_before_it() -> None:
     assert folding_edit(model, (torch.zeros(1, 1, 8, 8),)) is None
 
 
+class TwoReaders(nn.Module):
+    """What its convolution makes is read by a batch norm and by a sum behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        made = self.conv(image)
+        answer: torch.Tensor = self.norm(made) + made
+        return answer
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        TwoReaders(),
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(2)),
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 4, 2, groups=4), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False)),
+    ],
+    ids=["read twice", "in place", "grouped", "no statistics"],
+)
+def test_folding_leaves_a_norm_when_the_answers_would_change(model: nn.Module) -> None:
+    assert folding_edit(model, (torch.zeros(1, 1, 8, 8),)) is None
+
+
+@pytest.mark.parametrize("channels", [4, 6])
+def test_folding_scales_the_outputs_of_a_transposed_convolution(channels: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, channels, 2), nn.BatchNorm2d(channels))
+    model(3 + 2 * torch.randn(20, 1, 8, 8))
+    image = torch.randn(3, 1, 8, 8)
+    before = model.eval()(image)
+    edit = folding_edit(model, (image,))
+    assert edit == {"kind": "fold_batch_norm", "pairs": [["1", "2"]]}
+    fold_batch_norm(model, edit, (image,))
+    torch.testing.assert_close(model(image), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_feature_is_refused_when_its_layer_has_a_batch_norm_folded_in(tmp_path: Path, teacher: TorchModel) -> None:
+    settings = replace(SETTINGS, features=(FeatureSettings("0"),), quantization_aware="asymmetric")
+    with pytest.raises(CompressionError, match="layer '0' has its batch norm '1' folded in") as raised:
+        distill(context_of(teacher, teacher), settings, tmp_path)
+    assert raised.value.hint == "student = '1'"
+
+
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric"])
+def test_distill_rounds_in_bfloat16_too(tmp_path: Path, teacher: TorchModel, scheme: str) -> None:
+    settings = replace(SETTINGS, quantization_aware=scheme, precision="bf16-mixed")  # type: ignore[arg-type]
+    assert distill(context_of(teacher, teacher), settings, tmp_path).held_out_score > 0.8
+
+
 def test_distill_leaves_weights_on_the_grid_when_it_is_quantization_aware(tmp_path: Path, teacher: TorchModel) -> None:
     report = distill(context_of(teacher, teacher), replace(SETTINGS, quantization_aware="asymmetric"), tmp_path)
     student = build_small(result_in(tmp_path))

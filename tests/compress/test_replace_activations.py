@@ -50,6 +50,17 @@ def test_replace_activations_puts_the_cheaper_ones_when_nothing_else_is_said(tmp
     assert report.functional_calls_left == {"ReLU": 1, "SiLU": 1, "Sigmoid": 1}
 
 
+def test_replace_activations_replaces_one_layer_wherever_it_stands(tmp_path: Path) -> None:
+    def twice() -> nn.Module:
+        return nn.Sequential(act := nn.SiLU(), nn.Linear(4, 4), act)
+
+    context = step_context(rebuilding(twice, 1, 4), 1, 4)
+    report = replace_activations(context, ReplaceActivationsSettings(), tmp_path)
+    assert report.replaced == {"SiLU -> Hardswish": ["0", "2"]}
+    model = rebuilding(twice, 1, 4)(result_in(tmp_path))
+    assert [type(model[index]) for index in (0, 2)] == [nn.Hardswish, nn.Hardswish]
+
+
 def test_replace_activations_leaves_what_is_ignored_when_a_layer_is_named(tmp_path: Path) -> None:
     report = replace(tmp_path, ignored_layers=("tail", "gate"))
 

@@ -113,6 +113,17 @@ def test_sparsify_is_refused_when_the_weights_are_shared(tmp_path: Path) -> None
     assert caught.value.hint == "put sparsify before the step that made it shared"
 
 
+def test_constrained_refuses_two_codebooks_for_one_parameter() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    shared = {"0.weight": {"kind": "shared"}, "1.weight": {"kind": "shared"}}
+    with (
+        pytest.raises(CompressionError, match=r"'0\.weight' and '1\.weight' are one parameter"),
+        constrained(model, shared),
+    ):
+        pass
+
+
 def test_constrained_refuses_a_kind_and_a_weight_that_it_does_not_know() -> None:
     structure = Structure(constraints={"weight": {"kind": "striped"}})
     refused = pytest.raises(CompressionError, match="weight 'weight' has a constraint of kind 'striped'")

@@ -24,7 +24,7 @@ from edgeopt.compress.sparsify import SparsifyReport, Tightening, sparsify
 from edgeopt.compress.step import result_in
 from edgeopt.compress.structure import read_structure
 from edgeopt.errors import CompressionError, RecipeError
-from edgeopt.steps import FinetuneSettings, PruneSettings, SparsifySettings
+from edgeopt.steps import FinetuneSettings, LowBitSettings, PruneSettings, ShareSettings, SparsifySettings
 from edgeopt.training import TrainSettings
 
 SHAPE = (1, 1, 8, 8)
@@ -227,6 +227,61 @@ def test_zeros_stay_when_the_network_is_trained_and_pruned_afterwards(tmp_path: 
     assert again[4].weight.shape[0] == 8
     assert torch.equal(narrow[4].weight == 0, again[4].weight == 0)
     assert int((again[4].weight == 0).sum()) > 100
+
+
+@pytest.mark.parametrize("first", [SparsifySettings(sparsity=0.9), SparsifySettings(pattern="2:4")], ids=["90", "2:4"])
+@pytest.mark.parametrize("importance", ["l1", "movement"])
+def test_zeros_stay_when_fewer_are_asked_gradually(tmp_path: Path, first: SparsifySettings, importance: str) -> None:
+    (tmp_path / "gradual").mkdir()
+    before, _ = sparse(tmp_path, first)
+    context = step_context(build_small, *SHAPE, source=result_in(tmp_path), data=DATA)
+    sparsify(context, replace(GRADUAL, sparsity=0.3, importance=importance), tmp_path / "gradual")  # type: ignore[arg-type]
+    after = build_small(result_in(tmp_path / "gradual"))
+    for name in ("0", "4", "9"):
+        weight = before.get_parameter(f"{name}.weight")
+        assert not after.get_parameter(f"{name}.weight")[weight == 0].any()
+    assert not torch.equal(before[9].weight, after[9].weight)
+
+
+def test_a_pattern_is_remembered_when_other_steps_follow(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("pattern", "more", "shared", "coarse", "pruned")]
+    for folder in folders:
+        folder.mkdir()
+    sparse(folders[0], SparsifySettings(pattern="2:4"))
+    follow = (SparsifySettings(sparsity=0.6), ShareSettings(conv_values=8, linear_values=8), LowBitSettings())
+    source = result_in(folders[0])
+    for step, folder in zip((follow[0], follow[1]), folders[1:3], strict=True):
+        run_step(step_context(build_small, *SHAPE, source=source, data=DATA), step, folder)
+        source = result_in(folder)
+        assert read_structure(source.structure).constraints["4.weight"]["pattern"] == "2:4"
+    run_step(step_context(build_small, *SHAPE, source=result_in(folders[0])), follow[2], folders[3])
+    assert read_structure(result_in(folders[3]).structure).constraints["4.weight"]["pattern"] == "2:4"
+    with pytest.raises(CompressionError, match=r"prune would make new values of weight '4\.weight'"):
+        prune(step_context(build_small, *SHAPE, source=source), PruneSettings(pruning_ratio=0.5), folders[4])
+
+
+class WithAuxiliary(nn.Module):
+    """Has a head that no answer uses, and a layer that does not train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        self.net[1].weight.requires_grad_(False)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        answers: torch.Tensor = self.net(image)
+        return answers
+
+
+@pytest.mark.parametrize("importance", ["gradient", "movement"])
+def test_sparsify_lives_with_layers_that_are_frozen_or_not_used(tmp_path: Path, importance: str) -> None:
+    build = rebuilding(WithAuxiliary, *SHAPE)
+    settings = SparsifySettings(sparsity=0.5, importance="gradient", finetune=TRAINING)
+    if importance == "movement":
+        settings = replace(GRADUAL, sparsity=0.5, importance="movement")
+    model, _ = sparse(tmp_path, settings, build)
+    assert zeros_of(model, ("net.1", "net.3", "head")) == pytest.approx(dict.fromkeys(("net.1", "net.3", "head"), 0.5))
 
 
 def test_sparsify_counts_zeros_that_are_there_when_it_is_done_twice(tmp_path: Path) -> None:

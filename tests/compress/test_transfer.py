@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from edgeopt.compress.transfer import transfer
 from edgeopt.errors import CompressionError, RecipeError
 from edgeopt.settings import InputSettings, ModelSettings
 from edgeopt.source import read_state_dict
-from edgeopt.steps import NetworkSettings, PruneSettings, TransferSettings
+from edgeopt.steps import LowBitSettings, NetworkSettings, PruneSettings, TransferSettings
 
 NETS = """
 from torch import nn
@@ -92,6 +93,32 @@ def test_transfer_finds_other_names_when_told_how_they_begin(context: StepContex
     assert (report.matched_share, report.new, report.unused) == (1.0, (), ())
     image = torch.randn(2, 1, 8, 8)
     assert torch.equal(model(image), context.build(context.source)(image))
+
+
+def test_transfer_renames_constraints_with_their_weights(context: StepContext, tmp_path: Path) -> None:
+    (tmp_path / "coarse").mkdir()
+    run_step(context, LowBitSettings(every_layer=True, ignored_layers=("0",)), tmp_path / "coarse")
+    coarse = replace(context, source=result_in(tmp_path / "coarse"))
+    rename = {"0.": "0.0.", "1.": "0.1.", "3.": "2."}
+    _, model = run(coarse, tmp_path / "deep", factory="net.py:deeper", rename=rename)
+
+    constraints = read_structure(tmp_path / "deep" / "structure.json").constraints
+    assert {name: item["kind"] for name, item in constraints.items()} == {"2.weight": "int4"}
+    assert max(len(torch.unique(row)) for row in model[2].weight) <= 15
+
+
+@pytest.mark.parametrize("parameters", ["none", "matching"])
+def test_transfer_leaves_constraints_behind_when_the_weights_of_a_structure_do_not_come(
+    context: StepContext, tmp_path: Path, parameters: str
+) -> None:
+    (tmp_path / "coarse").mkdir()
+    run_step(context, LowBitSettings(every_layer=True), tmp_path / "coarse")
+    structure = tmp_path / "coarse" / "structure.json"
+    run(context, tmp_path / "dense", structure=structure, parameters=parameters, seed=1)
+    run(context, tmp_path / "both", structure=structure, weights="coarse/weights.safetensors")
+
+    assert read_structure(tmp_path / "dense" / "structure.json").constraints == {}
+    assert set(read_structure(tmp_path / "both" / "structure.json").constraints) == {"0.weight", "3.weight"}
 
 
 def test_transfer_rebuilds_a_pruned_network_when_its_files_are_given(context: StepContext, tmp_path: Path) -> None:
