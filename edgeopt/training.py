@@ -67,8 +67,15 @@ class TrainSettings:
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise RecipeError(f"'{name}' must be above 0, got {getattr(self, name)}")
-        if not (self.weight_decay >= 0 and self.bn_penalty >= 0 and 0 <= self.momentum < 1 and self.max_shift >= 0):
-            raise RecipeError("weight_decay, bn_penalty and max_shift must be at least 0, and momentum in [0, 1)")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, int) and not -(2**31) <= value < 2**31:
+                raise RecipeError(f"'{item.name}' must fit 32 bits, got {value}")
+        for name in ("weight_decay", "bn_penalty", "max_shift"):
+            if not getattr(self, name) >= 0:
+                raise RecipeError(f"'{name}' must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise RecipeError(f"'momentum' must be in [0, 1), got {self.momentum}")
         if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
             raise RecipeError(f"'max_gradient_norm' must be above 0, got {self.max_gradient_norm}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -63,6 +63,8 @@ def pack(bundle: Path, destination: Path | None = None, *, coded: bool = False) 
         UsageError: ``SOURCE_DATE_EPOCH`` is no number.
         StorageError: the disk is full or read-only; an older archive is untouched.
     """
+    if not (bundle / "bundle.json").is_file():
+        raise BundleError(f"{bundle} is not a bundle: it has no bundle.json", hint="edgeopt build writes bundles")
     try:
         manifest = parity.read_bundle(str(bundle))
     except parity.BundleDamaged as error:
@@ -87,7 +89,8 @@ def pack(bundle: Path, destination: Path | None = None, *, coded: bool = False) 
         ):
             for name, content in contents.items():
                 _add(archive, name, content, _epoch())
-        temporary.replace(place)
+        with _writing(place):
+            temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
     return Packed(place, place.stat().st_size, tuple(_accounted(contents)), model)

@@ -86,7 +86,7 @@ def weight_gains(network: TorchModel, model: Path, spec: TargetSpec) -> tuple[We
 
 def _gain(kind: str, pairs: Sequence[tuple[_Made, _Stored]], spec: TargetSpec) -> WeightGain:
     """Sum up the weights of one kind."""
-    is_kept = all(_is_kept(made, stored) for made, stored in pairs)
+    is_kept = all(_is_kept(made, stored, spec) for made, stored in pairs)
     is_packed = kind in _LOW_BIT and all(stored.is_packed for _, stored in pairs)
     gain = WeightGain(
         kind=kind,
@@ -124,10 +124,10 @@ def _remark(gain: WeightGain, values_before: int, target: str) -> str:
     )
 
 
-def _is_kept(made: _Made, stored: _Stored) -> bool:
-    if made.kind == "2:4":
+def _is_kept(made: _Made, stored: _Stored, spec: TargetSpec) -> bool:
+    if made.kind == "2:4" and made.kind in spec.sparse_kernels:
         return stored.is_two_of_four
-    if made.kind == "sparse":
+    if made.kind in ("sparse", "2:4"):  # where no kernel wants the pattern, its zeros are zeros
         return stored.num_zeros >= made.num_zeros
     if made.kind == "block_int4":
         return stored.is_in_blocks
@@ -171,7 +171,7 @@ def _stored(model: Path) -> dict[int, list[_Stored]]:
             zeros = int((values == 0).sum())
             different = np.unique(values)
             is_in_blocks = bool(np.isin(np.abs(different.astype(np.float64)), _IN_BLOCKS).all())
-            is_patterned = constant.name in patterned or (model.suffix == ".tflite" and _is_two_of_four(values))
+            is_patterned = constant.name in patterned
             stored = _Stored("int4" in constant.dtype, zeros, len(different), is_patterned, is_in_blocks)
             found.setdefault(constant.num_weights, []).append(stored)
     return found
@@ -183,11 +183,6 @@ def _values(content: bytes, dtype: str, item_bytes: int, count: int) -> NDArray[
         halves = np.frombuffer(content, np.uint8)
         return np.stack([halves & 15, halves >> 4], axis=1).reshape(-1)[:count]
     return np.frombuffer(content, f"<i{item_bytes}")
-
-
-def _is_two_of_four(values: NDArray[np.generic]) -> bool:
-    """Whether every four neighbours have two zeros; in a TFLite file neighbours are input channels."""
-    return values.size % 4 == 0 and bool((np.count_nonzero(values.reshape(-1, 4), axis=1) <= 2).all())
 
 
 def _two_of_four(content: bytes) -> Iterator[str]:
@@ -204,5 +199,5 @@ def _two_of_four(content: bytes) -> Iterator[str]:
         transposed = any(item.name == "transB" and item.i for item in node.attribute)
         axis = 1 if node.op_type == "Conv" or transposed else 0
         weight = np.moveaxis(numpy_helper.to_array(constants[name]), axis, -1)
-        if weight.shape[-1] % 4 == 0 and _is_two_of_four(weight):
+        if weight.shape[-1] % 4 == 0 and (np.count_nonzero(weight.reshape(-1, 4), axis=1) <= 2).all():
             yield name

@@ -21,6 +21,7 @@ Examples:
   edgeopt bundle pack build/mnist5k/arm64
   edgeopt bundle pack build/mnist5k/arm64 --coded     pruned and shared weights take few bits
   edgeopt bundle code build/mnist5k/arm64             the model alone, for firmware that decodes it at load
+  edgeopt bundle decode build/mnist5k/mnist5k-arm64.tflite.coded model.tflite
   edgeopt bundle unpack mnist5k-arm64.edgeopt.tar.xz received
   edgeopt bundle diff build/mnist5k/arm64 received
   edgeopt bundle sign build/mnist5k/arm64 key --private_key release.pem
@@ -28,7 +29,7 @@ Examples:
 """
 _PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _MOST_SHOWN = 60  # characters of one fact
-_FORMS = ("raw", "huffman", "sparse", "range", "lzma", "zstd")  # as columns
+_FORMS = ("raw", "huffman", "sparse", "range", "blocks", "lzma", "zstd")  # as columns
 
 
 @click.group(epilog=_EXAMPLES)
@@ -82,7 +83,8 @@ def code(model: Path, output: Path | None, json_to: str | None) -> None:
 
     The forms: raw; lzma; huffman, a Huffman code of the values; sparse, the distances between weights that are not the
     most frequent one, and their values, both as Huffman codes; range, an adaptive range coder that knows how dense row
-    and column have been. decode gives back the same bytes, and so does firmware/edgeopt_decode.h of a TFLite bundle.
+    and column have been; blocks, 4 bits and a factor for each block, where low_bit made such. decode gives back the
+    same bytes, and so does firmware/edgeopt_decode.h of a TFLite bundle.
     """
     from edgeopt.atomic import write_bytes
     from edgeopt.bundle.coding import coded_size

@@ -13,7 +13,7 @@ import click
 
 from edgeopt.cli.console import print_table, reporting, shown_path, write_json
 from edgeopt.cli.options import RecipeName, TargetName, json_option, verbosity_options
-from edgeopt.errors import UsageError
+from edgeopt.errors import EdgeoptError, UsageError
 
 if TYPE_CHECKING:
     from edgeopt.explore.search import SearchResult, SearchTrial
@@ -111,6 +111,8 @@ def search(
     write_json(json_to, result.to_json())
     if json_to != "-" and not quiet:
         _show(result, out)
+    if result.trials and all(trial.result.status == "failed" for trial in result.trials):
+        raise EdgeoptError(f"none of {len(result.trials)} networks could be built: {result.trials[0].result.error}")
 
 
 @contextmanager
@@ -134,7 +136,9 @@ def _limit(text: str) -> tuple[str, float]:
 def _show(result: SearchResult, out: Path) -> None:
     """Print the front, how each of its points is built, and what is to be known of the figures."""
     plan, found = result.plan, result.front
-    click.echo(f"{len(result.trials)} networks built, {len(result.over_budget)} left out as over the budget")
+    failed = [trial for trial in result.trials if trial.result.status == "failed"]
+    built = f"{len(result.trials) - len(failed)} networks built, {len(failed)} failed"
+    click.echo(f"{built}, {len(result.over_budget)} left out as over the budget")
     if not found:
         click.echo(f"none of them is within the budget and passed its verdict; see {shown_path(out / 'search.json')}")
         return

@@ -50,7 +50,10 @@ def _forward(layer: _BatchNorm, values: torch.Tensor) -> torch.Tensor:
     """Normalise ``values`` ``(N, C, ...)``, this process's part of the batch."""
     if not layer.training:
         return type(layer).forward(layer, values)
+    values = values.float()
     values_first = values.transpose(0, 1)
+    if values[:, 0].numel() == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(values.shape)}")
     count = _total(torch.tensor(float(values[:, 0].numel())))
     shape = (-1, *[1] * (values.dim() - 2))
     mean = _total(values_first.flatten(1).sum(dim=1)) / count

@@ -39,7 +39,10 @@ class Checkpoint:
         torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
         payload = buffer.getvalue()
         temporary = self.path.with_name(_NAME + ".tmp")
-        temporary.write_bytes(hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        with temporary.open("wb") as stream:
+            stream.write(hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+            stream.flush()
+            os.fsync(stream.fileno())  # a power cut must not leave the new name with nothing behind it
         os.replace(temporary, self.path)
 
     def load(self) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgeopt.compress.class_loss import cross_entropy
 from edgeopt.compress.determinism import deterministic
 from edgeopt.compress.fake_quantization import ActivationRounding
 from edgeopt.compress.features import FeatureLoss
@@ -110,7 +111,7 @@ def distillation_loss(
     if alpha == 1:
         return temperature**2 * soft
     assert labels is not None
-    return alpha * temperature**2 * soft + (1 - alpha) * functional.cross_entropy(student, labels)
+    return alpha * temperature**2 * soft + (1 - alpha) * cross_entropy(student, labels)
 
 
 def _loss(teachers: Teachers, features: FeatureLoss | None, settings: DistillSettings) -> LossFunction:

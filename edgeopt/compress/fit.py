@@ -235,13 +235,14 @@ class _Trainer:
                 where = f"epoch {epoch + 1}, step {step}"
                 try:
                     loss = self._step(batch, (epoch + step / self.steps_per_epoch) / self.settings.epochs)
-                except RuntimeError as error:
-                    if is_lost_connection(error):
+                except (RuntimeError, ValueError) as error:
+                    if isinstance(error, RuntimeError) and is_lost_connection(error):
                         raise
                     raise CompressionError(f"{where}: the network cannot be trained: {error}") from error
                 if not math.isfinite(loss):
                     raise CompressionError(
-                        f"{where}: the loss is {loss}; the checkpoint of epoch {epoch} is kept",
+                        f"{where}: the loss is {loss}"
+                        + (f"; the checkpoint of epoch {epoch} is kept" if epoch else ""),
                         hint=f"try a lower learning_rate than {self.settings.learning_rate}",
                     )
                 total += loss * len(batch)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from edgeopt.compress.batches import Labelled
+from edgeopt.compress.class_loss import cross_entropy
 from edgeopt.compress.fit import logits_of
 from edgeopt.compress.strided import strided_before
 from edgeopt.stage import track
@@ -35,7 +35,7 @@ def sample_gradients(model: nn.Module, samples: Labelled) -> Iterator[dict[torch
         for index in track(range(len(samples)), total=len(samples), description="gradients"):
             one = samples.take(torch.tensor([index]))
             assert one.labels is not None
-            loss = functional.cross_entropy(logits_of(model, one.inputs), one.labels)
+            loss = cross_entropy(logits_of(model, one.inputs), one.labels)
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             yield dict(zip(parameters, gradients, strict=True))
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from edgeopt.artifacts import canonical_json
 from edgeopt.compress.batches import load_labelled
+from edgeopt.compress.class_loss import cross_entropy
 from edgeopt.compress.constraints import Sparse, holder_of, refuse_loss
 from edgeopt.compress.determinism import deterministic
 from edgeopt.compress.fit import StepHook, logits_of
@@ -215,7 +215,7 @@ def _sensitivities(model: nn.Module, weights: Tensors, samples: Dataset, num_sam
         for index in torch.split(torch.arange(min(num_samples, len(data))), _BATCH_SIZE):
             batch = data.take(index)
             assert batch.labels is not None
-            loss = functional.cross_entropy(logits_of(model, batch.inputs), batch.labels, reduction="sum")
+            loss = cross_entropy(logits_of(model, batch.inputs), batch.labels, "sum")
             found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             for total, gradient in zip(gradients, found, strict=True):
                 total += gradient

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from edgeopt.artifacts import canonical_json, digest_of
 from edgeopt.compress.batches import Buckets, Labelled, load_buckets, num_samples, samples_digest, split_validation
 from edgeopt.compress.checkpoint import Checkpoint
+from edgeopt.compress.class_loss import cross_entropy
 from edgeopt.compress.constraints import constrained
 from edgeopt.compress.determinism import deterministic
 from edgeopt.compress.fit import LossFunction, StepHook, answers_of, fit, top1
@@ -164,7 +164,7 @@ class _Together(nn.Module):
 def hard_loss(_inputs: tuple[torch.Tensor, ...], logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """Return the cross entropy of the logits with the labels, which must be there."""
     assert labels is not None
-    return functional.cross_entropy(logits, labels)
+    return cross_entropy(logits, labels)
 
 
 def _answered(data: Buckets, teacher: nn.Module, batch_size: int) -> Buckets:

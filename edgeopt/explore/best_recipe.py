@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 def refuse_place(recipe: str | Path, path: Path) -> None:
-    """Refuse another folder than that of a recipe whose relative paths start there.
+    """Refuse the recipe itself, and another folder than that of a recipe whose relative paths start there.
 
     Raises:
-        UsageError: ``path`` is in another one.
+        UsageError: ``path`` is the recipe, or in another folder.
     """
     source = find_recipe(recipe).absolute()
+    if path.resolve() == source.resolve():
+        raise UsageError(f"{path} is the recipe that is searched, and would be overwritten", hint="give another name")
     is_builtin = any(item.path == find_recipe(recipe) for item in builtin_recipes())
     if not is_builtin and path.absolute().parent != source.parent:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgeopt.explore.sampling import Sampler
 from edgeopt.explore.space import Choices, Dimension, Space, parse_dimension
 from edgeopt.recipe import LoadedRecipe, load_recipe
 from edgeopt.settings import SearchSettings
+from edgeopt.target import find_target
 
 FIGURES = (
     "metric", "model_bytes", "packed_bytes", "bundle_bytes", "num_parameters", "num_macs", "instructions", "latency_ms",
@@ -138,11 +140,13 @@ def refuse_nonsense(plan: SearchPlan) -> None:
         UsageError: no space, no objective, or a figure that is not there or is not counted for this target.
         RecipeError: a key that is not in recipes, or a value that it cannot have.
         ModelError: the factory does not take an argument.
+        TargetError: there is no such target.
     """
     if not plan.space:
         raise UsageError("nothing to search: the space is empty", hint="--space model.arguments.width=0.25:1.0")
     if not plan.objectives:
         raise UsageError("a search needs an objective", hint="--maximize metric --minimize num_macs")
+    find_target(plan.target)
     for figure in plan.figures:
         if figure not in FIGURES:
             raise UsageError(f"there is no figure {figure!r}", hint=did_you_mean(figure, FIGURES))
@@ -151,8 +155,10 @@ def refuse_nonsense(plan: SearchPlan) -> None:
     if "instructions" in plan.figures and plan.target != _TABLES_FOR:
         raise UsageError(f"instructions are counted for {_TABLES_FOR}, got --target {plan.target}")
     for figure, most in plan.budget.items():
-        if not most > 0:
-            raise UsageError(f"a budget is more than 0, got {figure}={most:g}")
+        if figure == "metric":
+            raise UsageError("a budget is the most that a network may cost, and metric is no cost: maximize it")
+        if not 0 < most < math.inf:
+            raise UsageError(f"a budget is a number above 0, got {figure}={most:g}")
     for key, dimension in plan.space.items():
         ends = dimension.values if isinstance(dimension, Choices) else (dimension.low, dimension.high)
         for value in ends:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Sampler = Literal["tpe", "nsga2"]
 Point = dict[str, object]
 
-_JOURNAL, _JOURNAL_LOCK = "optuna.journal", "optuna.journal.lock"
+JOURNAL, _JOURNAL_LOCK = "optuna.journal", "optuna.journal.lock"
 _STARTUP_TRIALS = 8  # random ones, before TPE has something to go by
 _POPULATION = 12
 
@@ -54,7 +54,7 @@ class Sampling:
         journal = self._optuna.storages.journal
         with _quiet():
             self._study = self._optuna.create_study(
-                storage=self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / _JOURNAL))),
+                storage=self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / JOURNAL))),
                 study_name="search",
                 directions=["maximize" if item.maximize else "minimize" for item in objectives],
                 load_if_exists=True,
@@ -65,7 +65,7 @@ class Sampling:
     def ask(self, seeds: Sequence[Point] = ()) -> tuple[optuna.trial.Trial, Point]:
         """Return the next candidate: one of ``seeds``, in their order, as long as there are some."""
         index = len(self._study.get_trials(deepcopy=False)) - self._num_failed()
-        self._study.sampler = self._new_sampler(self._seed * 1_000_003 + index)
+        self._study.sampler = self._new_sampler((self._seed * 1_000_003 + index) % 2**32)
         with _quiet():
             if index < len(seeds):
                 self._study.enqueue_trial({key: self._encoded(key, value) for key, value in seeds[index].items()})

@@ -25,7 +25,7 @@ from edgeopt.explore.cost_table import TableError, table_error
 from edgeopt.explore.foresight import Foresight
 from edgeopt.explore.pareto import front
 from edgeopt.explore.plan import SearchPlan, refuse_nonsense
-from edgeopt.explore.sampling import Point, Sampling
+from edgeopt.explore.sampling import JOURNAL, Point, Sampling
 from edgeopt.explore.trial import TrialResult, run_trial
 from edgeopt.explore.workers import workers
 from edgeopt.provenance import fingerprint, model_files
@@ -145,6 +145,8 @@ def search(plan: SearchPlan, out: Path, *, jobs: int = 1, table: Path | None = N
         out.mkdir(parents=True, exist_ok=True)
         with locked(out / ".search.lock"):
             result = _read(plan, out / RESULT)
+            if not (out / RESULT).is_file():
+                (out / JOURNAL).unlink(missing_ok=True)  # of a search that was refused
             sampling = Sampling(out, plan.space, plan.objectives, plan.sampler, plan.seed)
             foresight = Foresight(plan, table or out / TABLE)
             running = _Search(result, foresight, sampling, out)
@@ -212,6 +214,7 @@ class _Search:
             foreseen = self._foresight.figures(point)
         except EdgeoptError as error:  # what one value alone can be, two together may not
             self._keep(asked, SearchTrial(number, point, {}, _not_built(self._plan, point, error)))
+            logger.info("trial %d: %s", number, error)
             return None
         excess = self._foresight.excess(foreseen)
         if max(excess.values(), default=0) > 0:

@@ -294,11 +294,8 @@ def _weight_scales(weight: NDArray[np.float32], axis: int | None, largest: int) 
     for coarsest in (INT4_MAX, BLOCK_INT4_MAX):
         coarse = per_channel_weight_scales(weight, axis, coarsest)
         steps = weight / _along(coarse, axis, weight.ndim)
-        if (
-            coarsest <= largest
-            and len(coarse) < weight.size
-            and np.abs(steps - np.rint(steps)).max() < _WHOLE * coarsest
-        ):
+        is_whole = np.abs(steps - np.rint(steps)).max() < _WHOLE * coarsest
+        if coarsest <= largest and len(coarse) < weight.size and is_whole:
             return coarse
     return per_channel_weight_scales(weight, axis, largest)
 

@@ -456,6 +456,14 @@ def test_c_gives_the_model_or_refuses_when_bytes_were_changed(
             assert answer == expected
 
 
+def test_c_refuses_before_it_asks_for_memory_when_its_size_would_not_fit(
+    decode_in_c: Callable[..., list[bytes | int]],
+) -> None:
+    # Columns for so wide a row take 4 GiB, which is 0 in 32 bits.
+    stored = varint(1) + varint(1) + b"\0" + varint(0) + varint(2**30 - 68) + varint(1)
+    assert decode_in_c([container(4, stored, 2**30)], 0) == [1]
+
+
 def test_c_refuses_what_no_encoder_wrote(decode_in_c: Callable[..., list[bytes | int]]) -> None:
     files = [container(form, stored, size) for form, stored, size, _ in HOSTILE]
     assert set(decode_in_c(files, 0)) <= {1, 3}

@@ -21,7 +21,7 @@ from tiny_project import RECIPE, bundle_files, command, edgeopt_run, environment
 from edgeopt.bundle.coding import coded_size
 from edgeopt.bundle.packing import pack, unpack
 from edgeopt.cli.main import main
-from edgeopt.errors import BundleError
+from edgeopt.errors import BundleError, StorageError
 from edgeopt.parity import manifest_digest
 
 
@@ -106,6 +106,15 @@ def test_pack_refuses_and_writes_nothing_when_a_file_was_changed(bundle: Path, t
     with pytest.raises(BundleError, match=r"model\.tflite is not the file that was built"):
         pack(bundle, tmp_path / "a.tar.xz")
     assert not (tmp_path / "a.tar.xz").exists()
+
+
+def test_pack_refuses_when_there_is_no_bundle_or_a_folder_in_its_place(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"is not a bundle: it has no bundle\.json"):
+        pack(tmp_path)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(StorageError, match=r"cannot write .*taken"):
+        pack(bundle, tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
 
 
 @pytest.mark.parametrize("end", ["full", "interrupted"])

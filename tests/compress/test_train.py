@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_nets import Build, Listed, build_small, interrupt_after, noisy_patterns, small_net, train_stage
+from small_nets import Build, Listed, build_small, interrupt_after, noisy_patterns, rebuilding, small_net, train_stage
 from torch import nn
 
 from edgeopt.artifacts import TorchModel
@@ -21,7 +21,7 @@ from edgeopt.compress.history import History
 from edgeopt.compress.optimizers import make_optimizer
 from edgeopt.compress.schedules import make_schedule
 from edgeopt.compress.train import TrainReport
-from edgeopt.errors import CompressionError, DataError
+from edgeopt.errors import CompressionError, DataError, RecipeError
 from edgeopt.training import TrainSettings
 
 SETTINGS = TrainSettings(
@@ -200,6 +200,45 @@ def test_train_stage_refuses_when_the_output_is_no_list_of_logits(tmp_path: Path
 def test_train_stage_names_the_step_when_the_network_does_not_fit_the_samples(tmp_path: Path) -> None:
     with pytest.raises(CompressionError, match="epoch 1, step 1: the network cannot be trained"):
         train(tmp_path, build=lambda _: nn.Conv2d(3, 10, 3))
+
+
+@pytest.mark.parametrize(("label", "shown"), [(10, "10"), (-100, "-100")])  # PyTorch passes over the other one
+def test_train_stage_refuses_when_a_label_is_that_of_no_class(tmp_path: Path, label: int, shown: str) -> None:
+    train_set, held_out = noisy_patterns()
+    wrong = Listed(train_set.images, np.where(train_set.labels == 3, label, train_set.labels))
+    with pytest.raises(DataError, match=f"a label is {shown}, the network has classes 0 to 9"):
+        train_stage(build_small, TorchModel(), wrong, held_out, SETTINGS, tmp_path)
+
+
+def test_train_stage_says_what_is_wrong_when_a_batch_of_one_cannot_be_normalised(tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+
+    with pytest.raises(CompressionError, match="epoch 1, step 1: the network cannot be trained: Expected more than 1"):
+        train_stage(
+            rebuilding(net, 1, 1, 8, 8), TorchModel(), *noisy_patterns(), replace(SETTINGS, batch_size=1), tmp_path
+        )
+
+
+def test_train_stage_promises_no_checkpoint_when_the_first_epoch_fails(tmp_path: Path) -> None:
+    train_set, held_out = noisy_patterns()
+    settings = replace(SETTINGS, learning_rate=1e30)
+    with pytest.raises(CompressionError, match=r"epoch 1, step \d+: the loss is (nan|inf)\n"):
+        train_stage(build_small, TorchModel(), train_set, held_out, settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 10**22}, "'seed' must fit 32 bits"),
+        ({"max_shift": -1}, "'max_shift' must be at least 0, got -1"),
+        ({"bn_penalty": math.nan}, "'bn_penalty' must be at least 0, got nan"),
+        ({"momentum": 1}, r"'momentum' must be in \[0, 1\), got 1"),
+    ],
+)
+def test_settings_name_the_key_that_cannot_be(settings: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        TrainSettings(**settings)
 
 
 def test_train_stage_refuses_when_held_out_samples_are_missing(tmp_path: Path) -> None:

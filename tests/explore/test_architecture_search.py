@@ -18,7 +18,7 @@ from tiny_project import command, edgeopt_run, environment
 
 from edgeopt.cli.main import main
 from edgeopt.devices.qemu import Emulation
-from edgeopt.errors import EdgeoptError, ModelError, RecipeError, UsageError
+from edgeopt.errors import EdgeoptError, ModelError, RecipeError, TargetError, UsageError
 from edgeopt.explore.best_recipe import write_recipe
 from edgeopt.explore.candidate import foresee
 from edgeopt.explore.foresight import Foresight
@@ -228,7 +228,10 @@ def test_search_refuses_a_space_before_it_starts_when_a_value_cannot_be(
         (["--minimize", "num_mac"], "did you mean 'num_macs'"),
         (["--maximize", "num_macs"], "is an objective twice"),
         (["--budget", "num_macs=few"], "expected FIGURE=NUMBER, got 'num_macs=few'"),
-        (["--budget", "num_macs=0"], "a budget is more than 0"),
+        (["--budget", "num_macs=0"], "a budget is a number above 0, got num_macs=0"),
+        (["--budget", "num_macs=inf"], "a budget is a number above 0, got num_macs=inf"),
+        (["--budget", "metric=0.9"], "metric is no cost"),
+        (["--best-recipe", "edgeopt.toml"], "is the recipe that is searched"),
         (["--target", "x86", "--budget", "instructions=5"], "instructions are counted for arm64"),
         (["--best-recipe", "/tmp/best.toml"], "start at its own folder"),
         (["--budget", "num_macs=10"], "none of the 12 networks drawn is within the budget"),
@@ -244,6 +247,33 @@ def test_search_says_what_is_wrong_when_options_make_no_sense(
     monkeypatch.chdir(folder)
     assert main(["search", "edgeopt.toml", *options, "--out", "never"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_search_refuses_a_target_that_is_not_there(folder: Path, plan: SearchPlan) -> None:
+    with pytest.raises(TargetError, match="nosuch"):
+        search(replace(plan, target="nosuch"), folder / "never")
+
+
+def test_search_begins_anew_when_the_one_before_was_refused(tmp_path: Path, plan: SearchPlan) -> None:
+    refused = replace(plan, space={"model.arguments.width": Choices((0.25, 0.5))}, budget={"num_macs": 1.0}, trials=1)
+    with pytest.raises(UsageError, match="is within the budget"):
+        search(refused, tmp_path)
+    # Two objectives now where there was another number of them.
+    other = replace(
+        refused, budget={}, objectives=(Objective("num_macs"), Objective("model_bytes"), *plan.objectives[:1])
+    )
+    assert len(search(other, tmp_path).trials) == 1
+
+
+def test_search_says_so_and_fails_when_no_network_can_be_built(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(folder)
+    options = ["--space", "train.learning_rate=1e30,1e31", "--trials", "2", "--out", str(tmp_path / "out")]
+    assert main(["search", "edgeopt.toml", *options]) == 1
+    shown = capsys.readouterr()
+    assert "0 networks built, 2 failed" in shown.out
+    assert "none of 2 networks could be built: " in shown.err
 
 
 def test_plan_for_takes_a_figure_down_when_the_recipe_would_take_it_up(folder: Path) -> None:

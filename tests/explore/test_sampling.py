@@ -58,6 +58,11 @@ def test_sampling_draws_other_points_when_the_seed_is_another(tmp_path: Path) ->
     assert [step(one) for _ in range(3)][1:] != [step(other) for _ in range(3)][1:]
 
 
+def test_sampling_draws_when_the_seed_is_large(tmp_path: Path) -> None:
+    sampling = opened(tmp_path, "tpe", 2**31 - 1)
+    assert all(step(sampling) for _ in range(3))
+
+
 def test_sampling_has_values_of_the_space_when_they_are_drawn(tmp_path: Path) -> None:
     sampling = opened(tmp_path, "tpe")
     for point in (step(sampling) for _ in range(10)):

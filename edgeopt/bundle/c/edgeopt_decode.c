@@ -5,6 +5,7 @@
 
 enum { FORM_RAW, FORM_LZMA, FORM_HUFFMAN, FORM_SPARSE, FORM_RANGE, FORM_BLOCKS, NUM_FORMS };
 enum { MAX_VALUES = 4096, MAX_GAPS = 256, MAX_CODE_BITS = 15 };
+enum { MAX_SPARSE_ITEMS = 1 << 26 }; /* a few bytes may stand for so many; their work fits 32 bits */
 
 /* ---------------------------------------------------------------- codebooks */
 
@@ -101,7 +102,7 @@ static int decode_sparse(Bytes stored, unsigned char *out, size_t size, uint16_t
   gaps.bytes = take(&stored, gap_bytes);
   Code values = read_code(&stored, codebook.num_values, work + MAX_GAPS);
   values.bytes = stored;
-  if (stored.is_cut) return 0;
+  if (stored.is_cut || count > MAX_SPARSE_ITEMS) return 0;
   for (size_t i = 0; i < count; i++) put(&codebook, out, i, common);
   size_t at = 0;
   for (size_t i = 0; i < num_entries; i++, at++) {
@@ -178,7 +179,7 @@ static RangeHeader read_range_header(Bytes *stored, const Codebook *codebook, si
   header.common = number(stored, codebook->num_values - 1);
   header.width = number(stored, size / codebook->item_bytes);
   header.density = (uint32_t)number(stored, full);
-  if (header.width == 0) stored->is_cut = 1;
+  if (header.width == 0 || size / codebook->item_bytes > MAX_SPARSE_ITEMS) stored->is_cut = 1;
   return header;
 }
 
