@@ -6,8 +6,8 @@ are whole numbers of 8 bits too, and every target computes with them as they are
 Each projection leaves what it made as it is, bit for bit: its scales are float64.
 
 Source: Li, Liu: Ternary Weight Networks, 2016, arXiv 1605.04711, equations 4 and 6; Rastegari et al.: XNOR-Net, 2016,
-arXiv 1603.05279, section 3.1; for blocks, Dai et al.: VS-Quant, 2021, arXiv 2102.04503, section 4.4, with unsigned
-factors of at most 18 and the factor that leaves the least squared error.
+arXiv 1603.05279, section 3.1; for blocks the two levels of scales of Dai et al.: VS-Quant, 2021, arXiv 2102.04503, with
+factors of at most 18, of which the one is taken that leaves the least squared error.
 """
 
 from __future__ import annotations
