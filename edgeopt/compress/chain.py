@@ -6,8 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+from torch.nn.utils import parametrize
+
 from edgeopt.compress.size import NetworkSize, network_size
 from edgeopt.compress.step import StepContext, result_in
+from edgeopt.errors import CompressionError
 from edgeopt.steps import (
     DistillSettings,
     FactorizeSettings,
@@ -20,6 +24,8 @@ from edgeopt.steps import (
     Step,
     TransferSettings,
 )
+
+_LEAVES_WEIGHTS_COMPUTED = (FinetuneSettings, ReplaceActivationsSettings, TransferSettings)
 
 
 class StepReport(Protocol):
@@ -34,12 +40,27 @@ def run_step(context: StepContext, step: Step, folder: Path) -> tuple[dict[str, 
     """Do one step, and return its report as JSON types and one line about it.
 
     The network that the step handed on is built again from its files, so that what is counted is what comes next.
+
+    Raises:
+        CompressionError: the step cannot be done.
     """
-    before = network_size(context.build(context.source), context.example_inputs)
+    network = context.build(context.source)
+    if not isinstance(step, _LEAVES_WEIGHTS_COMPUTED):
+        _refuse_computed_weights(network)
+    before = network_size(network, context.example_inputs)
     report = _do(context, step, folder)
     after = network_size(context.build(result_in(folder)), context.example_inputs)
     content = {"method": step.method, "before": asdict(before), "after": asdict(after), **asdict(report)}  # type: ignore[call-overload]
     return content, "; ".join(filter(None, (*_changes(before, after), report.summary)))
+
+
+def _refuse_computed_weights(network: nn.Module) -> None:
+    for name, layer in network.named_modules():
+        if parametrize.is_parametrized(layer):
+            raise CompressionError(
+                f"layer {name!r} computes its weight while it runs, and a step would change it behind its back",
+                hint="torch.nn.utils.parametrize.remove_parametrizations makes it a plain weight, in the factory",
+            )
 
 
 def _do(context: StepContext, step: Step, folder: Path) -> StepReport:

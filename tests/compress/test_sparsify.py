@@ -284,6 +284,17 @@ def test_sparsify_lives_with_layers_that_are_frozen_or_not_used(tmp_path: Path, 
     assert zeros_of(model, ("net.1", "net.3", "head")) == pytest.approx(dict.fromkeys(("net.1", "net.3", "head"), 0.5))
 
 
+def test_steps_refuse_a_layer_that_computes_its_weight(tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 10)))
+
+    context = step_context(rebuilding(net, *SHAPE), *SHAPE, data=DATA)
+    with pytest.raises(CompressionError, match="layer '1' computes its weight while it runs") as raised:
+        run_step(context, SparsifySettings(sparsity=0.5), tmp_path)
+    assert "remove_parametrizations" in str(raised.value.hint)
+    run_step(context, FinetuneSettings(epochs=1, threads=1), tmp_path)
+
+
 def test_sparsify_counts_zeros_that_are_there_when_it_is_done_twice(tmp_path: Path) -> None:
     (tmp_path / "twice").mkdir()
     sparse(tmp_path, SparsifySettings(sparsity=0.5))
