@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from edgeopt.errors import DeviceError, MissingDependencyError, UsageError
+from edgeopt.explore.workers import let_waiting_threads_sleep
 from edgeopt.native_stderr import held_back_stderr
 from edgeopt.stage import logger
 
@@ -219,6 +220,7 @@ def _ray(settings: PoolSettings, token_file: Path) -> ModuleType:
     """Import Ray, which reads what is set here when it is imported; what the user has set stays as it is."""
     if find_spec("ray") is None:
         raise MissingDependencyError("ray is not installed", hint="pip install 'edgeopt[sweep]'")
+    let_waiting_threads_sleep()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")  # weights are often ignored by git, and needed
     if settings.address is None and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":

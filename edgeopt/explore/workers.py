@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -23,6 +24,14 @@ class Inline(Executor):
         return future
 
 
+def let_waiting_threads_sleep() -> None:
+    """Have processes that are started from here not spin while their threads wait: trials side by side share the cores.
+
+    OpenMP reads it when torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 @contextmanager
 def workers(jobs: int) -> Iterator[Executor]:
     """Yield what runs ``jobs`` calls at a time; when the block ends, by Ctrl-C too, none of them runs any more.
@@ -33,6 +42,7 @@ def workers(jobs: int) -> Iterator[Executor]:
     if jobs == 1:
         yield Inline()
         return
+    let_waiting_threads_sleep()
     context = multiprocessing.get_context("spawn")
     # Ctrl-C reaches every process of a terminal, and a worker has nothing to say about it.
     with ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
