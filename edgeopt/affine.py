@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edgeopt.errors import QuantizationError
 
 INT4_MAX = 7
-BLOCK_INT4_MAX = 18 * INT4_MAX  # blocks of 4 bits have factors up to 18: that fits 8 bits
+MOST_BLOCK_FACTOR = 18  # of a block of int4 weights
+BLOCK_INT4_MAX = MOST_BLOCK_FACTOR * INT4_MAX  # fits int8
 INT8_MIN, INT8_MAX = -128, 127
 INT16_MAX = 32767
 

@@ -33,10 +33,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.affine import BLOCK_INT4_MAX, INT4_MAX
+from edgeopt.affine import BLOCK_INT4_MAX, INT4_MAX, MOST_BLOCK_FACTOR
 from edgeopt.bundle import huffman, range_coding
 from edgeopt.bundle.byte_stream import ByteStream, varint
 from edgeopt.errors import BundleError
+from edgeopt.steps.low_bit import BLOCK_SIZES
 
 FORMS = ("raw", "lzma", "huffman", "sparse", "range", "blocks")  # the file has a form's place in this row
 ITEM_BYTES = (1, 2, 4, 8)
@@ -51,8 +52,6 @@ _GAP_LIMITS = (8, 16, 32, 64, 128, 256)
 _LZMA_PARAMETERS = ((3, 0, 0), (2, 0, 2), (0, 1, 1), (0, 2, 2))
 _MOST_TRIED_BYTES = 1 << 16
 _MOST_DICTIONARY_BYTES = 1 << 26
-_BLOCK_SIZES = (4, 8, 16, 32, 64, 128, 256)  # those of edgeopt.steps.low_bit
-_MOST_FACTOR = BLOCK_INT4_MAX // INT4_MAX
 
 Symbols = NDArray[np.integer[Any]]
 
@@ -151,15 +150,15 @@ def _filters(lc: int, lp: int, pb: int, size_bytes: int) -> list[dict[str, int]]
 
 def _blocks(items: Symbols, width: int) -> bytes | None:
     """Return bytes as numbers of 4 bits and a factor for each block, in the largest blocks that go, or None."""
-    if np.abs(items.astype(np.int64)).max() > INT4_MAX * _MOST_FACTOR or len(items) % width:
+    if np.abs(items.astype(np.int64)).max() > BLOCK_INT4_MAX or len(items) % width:
         return None
-    for size in sorted({min(size, width) for size in _BLOCK_SIZES}, reverse=True):
+    for size in sorted({min(size, width) for size in BLOCK_SIZES}, reverse=True):
         padded = np.pad(items.reshape(-1, width), ((0, 0), (0, -width % size))).reshape(-1, size).astype(np.int64)
         factors = _factors(padded)
         if factors.all():
             numbers = (padded // factors[:, None] + INT4_MAX).reshape(len(items) // width, -1)[:, :width].ravel()
-            coded = _huffman(factors, _MOST_FACTOR + 1)
-            header = varint(width) + varint(size) + varint(len(coded) - (_MOST_FACTOR + 2) // 2)
+            coded = _huffman(factors, MOST_BLOCK_FACTOR + 1)
+            header = varint(width) + varint(size) + varint(len(coded) - (MOST_BLOCK_FACTOR + 2) // 2)
             return header + coded + _huffman(numbers, 2 * INT4_MAX + 1)
     return None
 
@@ -167,7 +166,7 @@ def _blocks(items: Symbols, width: int) -> bytes | None:
 def _factors(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the largest factor of each block that makes 4 bits of its items ``(blocks, items)``, or 0."""
     factors = np.zeros(len(blocks), np.int64)
-    for factor in range(1, _MOST_FACTOR + 1):
+    for factor in range(1, MOST_BLOCK_FACTOR + 1):
         fits = (blocks % factor == 0).all(axis=1) & (np.abs(blocks).max(axis=1) <= INT4_MAX * factor)
         factors[fits] = factor
     return factors
@@ -180,7 +179,7 @@ def _from_blocks(stream: ByteStream, size_bytes: int) -> bytes:
     num_rows, blocks_a_row = -(-size_bytes // width), -(-width // size)
     if size_bytes % width:
         raise BundleError(f"a tensor of {size_bytes:,} bytes has rows of {width:,}")
-    factors = _from_huffman(stream, _MOST_FACTOR + 1, num_rows * blocks_a_row, factor_bytes)
+    factors = _from_huffman(stream, MOST_BLOCK_FACTOR + 1, num_rows * blocks_a_row, factor_bytes)
     numbers = _from_huffman(stream, 2 * INT4_MAX + 1, size_bytes).astype(np.int16) - INT4_MAX
     spread = factors.reshape(num_rows, blocks_a_row).repeat(size, axis=1)[:, :width].astype(np.int16)
     return (numbers.reshape(num_rows, width) * spread).astype(np.int8).tobytes()

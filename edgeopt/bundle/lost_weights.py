@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgeopt.compress.structure import LOW_BIT_KINDS
 from edgeopt.settings import CorrectSettings, QuantizeSettings
 
 
@@ -28,7 +29,7 @@ def _remedies(kind: str, quantize: QuantizeSettings, correct: CorrectSettings) -
     """Yield what a recipe can write."""
     if kind == "shared" and quantize.weights == "per_channel":
         yield "scales by channel spread them: write weights = 'per_tensor' under [quantize]"
-    if kind in ("int4", "block_int4", "ternary", "binary") and quantize.weights == "per_tensor":
+    if kind in LOW_BIT_KINDS and quantize.weights == "per_tensor":
         yield "each channel has a scale of its own: write weights = 'per_channel' under [quantize]"
     if correct.rounding != "nearest":
         yield "learned rounding moves every weight: write rounding = 'nearest' under [correct]"

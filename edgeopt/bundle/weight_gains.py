@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
-from edgeopt.affine import BLOCK_INT4_MAX, INT4_MAX
+from edgeopt.affine import INT4_MAX, MOST_BLOCK_FACTOR
 from edgeopt.artifacts import TorchModel
 from edgeopt.bundle.weight_buffers import read_constants
-from edgeopt.compress.structure import read_structure
+from edgeopt.compress.structure import LOW_BIT_KINDS, read_structure
 from edgeopt.target import TargetSpec
 
-_LOW_BIT = ("int4", "block_int4", "ternary", "binary")
 _MOST_INT4_VALUES = 15
 # What a number of 4 bits times the factor of its block can be; 57 of the 127 magnitudes of 8 bits cannot.
-_IN_BLOCKS = np.unique(np.outer(range(INT4_MAX + 1), range(1, BLOCK_INT4_MAX // INT4_MAX + 1)))
+_IN_BLOCKS = np.unique(np.outer(range(INT4_MAX + 1), range(1, MOST_BLOCK_FACTOR + 1)))
 _PACKED_ONLY = "they pay in the packed bundle only"
 
 
@@ -87,7 +86,7 @@ def weight_gains(network: TorchModel, model: Path, spec: TargetSpec) -> tuple[We
 def _gain(kind: str, pairs: Sequence[tuple[_Made, _Stored]], spec: TargetSpec) -> WeightGain:
     """Sum up the weights of one kind."""
     is_kept = all(_is_kept(made, stored, spec) for made, stored in pairs)
-    is_packed = kind in _LOW_BIT and all(stored.is_packed for _, stored in pairs)
+    is_packed = kind in LOW_BIT_KINDS and all(stored.is_packed for _, stored in pairs)
     gain = WeightGain(
         kind=kind,
         num_layers=len(pairs),
@@ -131,7 +130,7 @@ def _is_kept(made: _Made, stored: _Stored, spec: TargetSpec) -> bool:
         return stored.num_zeros >= made.num_zeros
     if made.kind == "block_int4":
         return stored.is_in_blocks
-    return stored.num_values <= (_MOST_INT4_VALUES if made.kind in _LOW_BIT else made.num_values)
+    return stored.num_values <= (_MOST_INT4_VALUES if made.kind in LOW_BIT_KINDS else made.num_values)
 
 
 def _made(network: TorchModel) -> list[_Made]:

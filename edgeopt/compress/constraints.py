@@ -24,7 +24,7 @@ from edgeopt.compress.projection import (
     rows_of,
     ternary,
 )
-from edgeopt.compress.structure import Constraint, Structure
+from edgeopt.compress.structure import LOW_BIT_KINDS, Constraint, Structure
 from edgeopt.errors import CompressionError
 
 
@@ -135,7 +135,6 @@ class _StraightThrough(torch.autograd.Function):
 
 
 _PROJECTIONS = {"int4": int4, "ternary": ternary, "binary": binary}
-LOW_BIT_KINDS = (*_PROJECTIONS, "block_int4")
 _KINDS = {"sparse": Sparse, "shared": Shared, **dict.fromkeys(LOW_BIT_KINDS, LowBit)}
 
 

@@ -23,9 +23,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from edgeopt.compress.constraints import LOW_BIT_KINDS
 from edgeopt.compress.layers import prunable_layers
-from edgeopt.compress.structure import Constraint
+from edgeopt.compress.structure import LOW_BIT_KINDS, Constraint
 
 _MOMENTUM = 0.05
 

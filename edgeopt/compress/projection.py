@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-_INT4_MAX = 7
-MOST_FACTOR = 18  # 7 times this fits 8 bits
+from edgeopt.affine import BLOCK_INT4_MAX, INT4_MAX, MOST_BLOCK_FACTOR
+
 _TERNARY_THRESHOLD = 0.7  # of the mean magnitude
 
 
@@ -40,8 +40,8 @@ def binary(weight: torch.Tensor) -> torch.Tensor:
 
 def int4(weight: torch.Tensor) -> torch.Tensor:
     """Return each row's weights ``(rows, weights)`` as multiples from -7 to 7 of a seventh of its largest magnitude."""
-    scale = weight.double().abs().amax(dim=1, keepdim=True) / _INT4_MAX
-    steps = (weight / scale.clamp(min=torch.finfo(torch.float64).tiny)).round().clamp(-_INT4_MAX, _INT4_MAX)
+    scale = weight.double().abs().amax(dim=1, keepdim=True) / INT4_MAX
+    steps = (weight / scale.clamp(min=torch.finfo(torch.float64).tiny)).round().clamp(-INT4_MAX, INT4_MAX)
     return (steps * scale).to(weight.dtype)
 
 
@@ -55,15 +55,15 @@ def block_int4(weight: torch.Tensor, block_size: int) -> torch.Tensor:
         block_size: inputs a block.
     """
     largest = weight.double().abs().amax(dim=(1, 2))[:, None, None, None]
-    scale = (largest / (_INT4_MAX * MOST_FACTOR)).clamp(min=torch.finfo(torch.float64).tiny)
+    scale = (largest / BLOCK_INT4_MAX).clamp(min=torch.finfo(torch.float64).tiny)
     padded = functional.pad(weight, (0, -weight.shape[2] % block_size))
     blocks = padded.reshape(*weight.shape[:2], -1, block_size)
     steps = (blocks / scale).to(weight.dtype)
     found, least = torch.zeros_like(steps), torch.full_like(steps[..., :1], torch.inf)
-    for factor in range(1, MOST_FACTOR + 1):
-        rounded = (steps / factor).round().clamp(-_INT4_MAX, _INT4_MAX) * factor
+    for factor in range(1, MOST_BLOCK_FACTOR + 1):
+        rounded = (steps / factor).round().clamp(-INT4_MAX, INT4_MAX) * factor
         error = (steps - rounded).square().sum(dim=3, keepdim=True)
-        if factor == MOST_FACTOR:
+        if factor == MOST_BLOCK_FACTOR:
             error = error.where(blocks.abs().amax(dim=3, keepdim=True) < largest, -1)
         found, least = torch.where(error < least, rounded, found), torch.minimum(error, least)
     return (found * scale).to(weight.dtype).flatten(2)[..., : weight.shape[2]]

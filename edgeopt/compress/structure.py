@@ -24,6 +24,9 @@ _SCHEMA_VERSION = 2
 Edit = dict[str, Any]
 Constraint = dict[str, Any]
 
+# The kinds of constraints whose weights are whole numbers of a few bits, with a scale for each output channel.
+LOW_BIT_KINDS = ("int4", "block_int4", "ternary", "binary")
+
 
 @dataclass(frozen=True)
 class Structure:

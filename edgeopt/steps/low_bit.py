@@ -8,7 +8,7 @@ from typing import Literal
 from edgeopt.errors import RecipeError
 from edgeopt.training import TrainSettings
 
-_BLOCK_SIZES = (4, 8, 16, 32, 64, 128, 256)
+BLOCK_SIZES = (4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class LowBitSettings:
 
     def __post_init__(self) -> None:
         """Refuse blocks of no kind."""
-        if self.block_size not in (0, *_BLOCK_SIZES):
-            sizes = ", ".join(map(str, _BLOCK_SIZES))
+        if self.block_size not in (0, *BLOCK_SIZES):
+            sizes = ", ".join(map(str, BLOCK_SIZES))
             raise RecipeError(f"low_bit: a block has {sizes} input channels, or 0 for no blocks, got {self.block_size}")
         if self.block_size and self.weights != "int4":
             raise RecipeError(f"low_bit has blocks of int4 weights only, not of {self.weights} ones")
